@@ -1,0 +1,19 @@
+"""Errors meant for the person at the keyboard, and the sentence that suggests what they may have meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what the user asked for or gave; the entry points print its text without a traceback.
+
+    The text names the value, what is allowed, and what to do next.
+    """
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the known name nearest to ``given``, or an empty string."""
+    nearest = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{nearest[0]}'?" if nearest else ""
