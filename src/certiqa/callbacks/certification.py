@@ -1,0 +1,156 @@
+"""Certification as a callback: a few images at validation, every image at test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from certiqa.callbacks.records import Records, Row, require_finite
+from certiqa.certification import certify, check_certificate_request, require_certifiable
+from certiqa.errors import UserError
+from certiqa.evaluation import srocc
+from certiqa.training import DefenseModule
+
+
+class Certification(Records):
+    """Certifies a smoothed metric under Lightning.
+
+    At validation a few images with few draws become curves (``val/srocc``, ``val/certified_delta``); at test every image is
+    certified at all radii from one set of draws and recorded. A defense that is not smoothed is only scored.
+
+    Args:
+        folder: the run's folder.
+        radii: l2 radii at the input, in [0, 1] pixel units.
+        radius: the primary one, whose figures carry no suffix; must be among ``radii``.
+        num_samples: draws per image at test; None for the defense's own.
+        confidence: per side and per image.
+        joint_confidence: of the set's guarantees over all images and radii; None leaves them out.
+        validation_samples: draws per image at validation; 0 leaves certification out there.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        radii: Sequence[float],
+        radius: float,
+        num_samples: int | None = None,
+        confidence: float = 0.999,
+        joint_confidence: float | None = None,
+        validation_samples: int = 20,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(folder)
+        self.radii = sorted(float(value) for value in radii)
+        self.radius = float(radius)
+        if not any(np.isclose(self.radius, self.radii)):
+            raise UserError(f"certification.radius={radius} must be one of certification.radii={self.radii}")
+        self.num_samples = num_samples
+        self.confidence = confidence
+        self.joint_confidence = joint_confidence
+        self.validation_samples = validation_samples
+        self.seed = seed
+        self._validation: list[tuple[float, float, float]] = []
+
+    def check(self, defense: object, set_size: int) -> None:
+        """Raise UserError before any work if a radius cannot be certified, at validation or test."""
+        smooth = require_certifiable(defense)
+        count = self.num_samples or smooth.num_samples
+        check_certificate_request(self.radii, smooth.sigma, count, self.confidence, self.joint_confidence, set_size)
+        if self.validation_samples:
+            try:
+                check_certificate_request(
+                    [self.radius], smooth.sigma, self.validation_samples, self.confidence, None, 1
+                )
+            except UserError as error:
+                raise UserError(f"at validation, certification.validation_samples: {error}") from error
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the last validation."""
+        self._validation = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Certify a batch at the primary radius with few draws, from a stream of its own."""
+        assert isinstance(pl_module, DefenseModule)
+        if not self.validation_samples:
+            return
+        bounds = certify(
+            require_certifiable(pl_module.defense),
+            batch["image"],
+            self.radius,
+            num_samples=self.validation_samples,
+            confidence=self.confidence,
+            image_ids=batch["image_id"],
+            seed=self.seed,
+            stream="validate",
+        )
+        mos = [float(value) for value in batch["mos"]]
+        self._validation += zip(bounds.score, bounds.certified_delta[:, 0], mos, strict=True)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the curves."""
+        if not self._validation:
+            return
+        assert isinstance(pl_module, DefenseModule)
+        score, delta, mos = (np.array(column) for column in zip(*self._validation, strict=True))
+        pl_module.log("val/certified_delta", float(np.median(delta)))
+        pl_module.log("val/score_sd", float(np.std(score, ddof=1)) if len(score) > 1 else 0.0)
+        if not np.isnan(mos).any():
+            pl_module.log("val/srocc", srocc(pl_module.base_metric.quality_sign * score, mos), prog_bar=True)
+
+    def score(
+        self,
+        trainer: pl.Trainer,
+        module: DefenseModule,
+        images: torch.Tensor,
+        ids: list[str],
+        clean: torch.Tensor,
+    ) -> Iterable[list[Row]]:
+        """Return for each image one row per radius."""
+        require_finite(module.base_metric.name, clean, ids)
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        bounds = certify(
+            require_certifiable(module.defense),
+            images,
+            self.radii,
+            num_samples=self.num_samples,
+            confidence=self.confidence,
+            joint_confidence=self.joint_confidence,
+            set_size=len(datamodule.test_set),
+            image_ids=ids,
+            seed=self.seed,
+        )
+        self.num_forward += len(images) * bounds.num_samples
+        for image in range(len(ids)):
+            rows = []
+            for column, radius in enumerate(bounds.radii):
+                row: Row = {
+                    "score": float(bounds.score[image]),
+                    "lower": float(bounds.lower[image, column]),
+                    "upper": float(bounds.upper[image, column]),
+                    "radius": radius,
+                    "sigma": bounds.sigma,
+                    "num_samples": bounds.num_samples,
+                    "confidence": bounds.confidence,
+                    "abstained": bool(bounds.abstained[image, column]),
+                }
+                if bounds.joint_lower is not None and bounds.joint_upper is not None:
+                    row["joint_lower"] = float(bounds.joint_lower[image, column])
+                    row["joint_upper"] = float(bounds.joint_upper[image, column])
+                    row["joint_confidence"] = bounds.joint_confidence
+                rows.append(row)
+            yield rows

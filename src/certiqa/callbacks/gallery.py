@@ -1,0 +1,87 @@
+"""A few tested images as the report shows them: clean, noisy, denoised, with their scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import Tensor
+
+from certiqa.defenses import MedianSmoothing
+from certiqa.training import DefenseModule
+
+
+class Gallery(pl.Callback):
+    """Saves ``num_images`` test images, spread over the list, to ``gallery/`` and describes them in ``gallery.json``.
+
+    Args:
+        folder: the run's folder.
+        num_images: how many; 0 for none.
+    """
+
+    def __init__(self, folder: str | Path, num_images: int = 5) -> None:
+        self.folder = Path(folder)
+        self.num_images = num_images
+        self._chosen: set[str] = set()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Choose the images: evenly over the opinion scores, so that bad and good ones are shown."""
+        records = trainer.datamodule.test_set.records  # type: ignore[attr-defined]
+        ordered = sorted(records, key=lambda record: (record.mos is None, record.mos, record.image_id))
+        count = min(self.num_images, len(ordered))
+        rows = np.linspace(0, len(ordered) - 1, count).round().astype(int) if count else []
+        self._chosen = {ordered[row].image_id for row in rows}
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Save the chosen images of the batch."""
+        assert isinstance(pl_module, DefenseModule)
+        path = self.folder / "gallery.json"
+        entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        have = {entry["image_id"] for entry in entries}
+        for row, name in enumerate(batch["image_id"]):
+            if name not in self._chosen or name in have:
+                continue
+            panels = _panels(pl_module, batch["image"][row : row + 1], name)
+            entry = {"image_id": name, "mos": float(batch["mos"][row]), "panels": []}
+            for label, image, score in panels:
+                file = f"gallery/{len(entries)}-{label}.png"
+                _save(self.folder / file, image)
+                entry["panels"].append({"label": label, "file": file, "score": score})
+            entry["score_clean"] = panels[0][2]
+            entries.append(entry)
+        if len(entries) > len(have):
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+            partial.replace(path)
+
+
+@torch.no_grad()
+def _panels(module: DefenseModule, image: Tensor, name: str) -> list[tuple[str, Tensor, float]]:
+    """Return (label, image, undefended score) of the image and of what the defense makes of it."""
+    images = [("clean", image)]
+    defense = module.defense
+    if isinstance(defense, MedianSmoothing):
+        noisy = defense.noisy(image, [name], [0], defense.seed, "score")
+        images.append(("noisy", noisy.clamp(0, 1)))
+        if defense.denoiser is not None:
+            images.append(("denoised", defense.denoise(noisy).clamp(0, 1)))
+    return [(label, picture, float(module.base_metric(picture)[0])) for label, picture in images]
+
+
+def _save(path: Path, image: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = (image[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+    Image.fromarray(pixels).save(path)

@@ -1,0 +1,22 @@
+"""Images and opinion scores in: data sets and distortions.
+
+The Lightning data module is imported by name, ``certiqa.data.datamodule``: whoever distorts an image should not wait
+for Lightning.
+"""
+
+from certiqa.data.cache import cache_root
+from certiqa.data.distortions import DISTORTIONS, distort
+from certiqa.data.images import ImageDataset, ImageRecord, read_image, to_tensor
+from certiqa.data.registry import DATASETS, load_dataset
+
+__all__ = [
+    "DATASETS",
+    "DISTORTIONS",
+    "ImageDataset",
+    "ImageRecord",
+    "cache_root",
+    "distort",
+    "load_dataset",
+    "read_image",
+    "to_tensor",
+]

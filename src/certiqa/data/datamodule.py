@@ -1,0 +1,168 @@
+"""The Lightning data module of every data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from certiqa.data.images import ImageDataset
+from certiqa.data.registry import load_dataset
+from certiqa.errors import UserError
+
+
+class QualityDataModule(pl.LightningDataModule):
+    """Training crops and whole test images of a data set.
+
+    Args:
+        name: data set, see ``certiqa.data.DATASETS``.
+        test: which images are tested: "quick" (a short fixed list, where the data set has one) or "all".
+        batch_size: images per training step.
+        eval_batch_size: images per step of validation and test; does not change any score beyond rounding.
+        crop: side of random square training crops in pixels; None trains on whole images.
+        validation_images: how many images validation looks at, spread over its list; None for all.
+        limit_test: test only the first so many images; None for all.
+        num_workers: processes that read images.
+        seed: of the order and crops; both are functions of (seed, epoch, image) alone.
+        cache: folder for what the data set makes; None for the default.
+    """
+
+    def __init__(
+        self,
+        name: str = "mini",
+        *,
+        test: str = "quick",
+        batch_size: int = 16,
+        eval_batch_size: int = 5,
+        crop: int | None = None,
+        validation_images: int | None = None,
+        limit_test: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if test not in ("quick", "all"):
+            raise UserError(f"data.test must be quick or all, got '{test}'")
+        if batch_size < 1 or eval_batch_size < 1:
+            raise UserError(f"batch sizes must be at least 1, got {batch_size} and {eval_batch_size}")
+        self.name = name
+        self.test = test
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.crop = crop
+        self.validation_images = validation_images
+        self.limit_test = limit_test
+        self.num_workers = num_workers
+        self.seed = seed
+        self.cache = cache
+        self._sets: dict[str, ImageDataset] = {}
+
+    def dataset(self, split: str) -> ImageDataset:
+        """Return a split, loaded once."""
+        if split not in self._sets:
+            self._sets[split] = load_dataset(self.name, split, cache=self.cache)
+        return self._sets[split]
+
+    @property
+    def train_set(self) -> ImageDataset:
+        """The images trained on."""
+        return self.dataset("train")
+
+    @property
+    def validation_set(self) -> ImageDataset:
+        """The images that validation looks at: an even spread over the short validation list."""
+        whole = self.dataset("quick_validation")
+        if self.validation_images is None or self.validation_images >= len(whole):
+            return whole
+        rows = np.linspace(0, len(whole) - 1, self.validation_images).round().astype(int)
+        return whole.subset(whole.records[row].image_id for row in sorted(set(rows)))
+
+    @property
+    def test_set(self) -> ImageDataset:
+        """The images tested."""
+        whole = self.dataset("quick" if self.test == "quick" else "test")
+        if self.limit_test is None or self.limit_test >= len(whole):
+            return whole
+        return whole.subset(record.image_id for record in whole.records[: self.limit_test])
+
+    def prepare_data(self) -> None:
+        """Make or fetch what is missing, once per machine."""
+        load_dataset(self.name, "train", cache=self.cache)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return batches of training crops, in an order that depends on (seed, epoch) alone."""
+        crops = TrainingCrops(self.train_set, self.crop, self.seed)
+        order = EpochOrder(len(crops), self.seed)
+        return DataLoader(
+            crops, self.batch_size, sampler=order, num_workers=self.num_workers, drop_last=len(crops) >= self.batch_size
+        )
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return batches of whole validation images."""
+        return DataLoader(self.validation_set, self.eval_batch_size, num_workers=self.num_workers)
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return batches of whole test images."""
+        return DataLoader(self.test_set, self.eval_batch_size, num_workers=self.num_workers)
+
+
+class EpochOrder(Sampler[tuple[int, int]]):
+    """Yields (epoch, index) in an order that is a function of (seed, epoch)."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size = size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        return iter([(self.epoch, int(index)) for index in order])
+
+
+class TrainingCrops(Dataset[dict[str, Any]]):
+    """Random square crops, each a function of (seed, epoch, index) whatever worker reads it."""
+
+    def __init__(self, images: ImageDataset, crop: int | None, seed: int) -> None:
+        self.images = images
+        self.crop = crop
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        item = self.images[index]
+        item["epoch"] = epoch
+        item["is_crop"] = self.crop is not None
+        if self.crop is not None:
+            height, width = item["image"].shape[-2:]
+            if min(height, width) < self.crop:
+                raise UserError(
+                    f"image '{item['image_id']}' is {height}x{width}, smaller than the training crop of {self.crop}; "
+                    f"set data.crop={min(height, width)} or less"
+                )
+            generator = np.random.default_rng([self.seed, epoch, index])
+            top = int(generator.integers(height - self.crop + 1))
+            left = int(generator.integers(width - self.crop + 1))
+            item["image"] = item["image"][:, top : top + self.crop, left : left + self.crop].contiguous()
+        return item
+
+
+def collect_images(dataset: ImageDataset, ids: Sequence[str]) -> torch.Tensor:
+    """Return the images of these ids as one batch ``(N, 3, H, W)``; they must share a size."""
+    chosen = dataset.subset(ids)
+    return torch.stack([chosen[index]["image"] for index in range(len(chosen))])

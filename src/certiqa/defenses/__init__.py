@@ -1,0 +1,15 @@
+"""Defenses: each wraps a metric and is a metric again."""
+
+from certiqa.defenses.base import no_defense, undefended
+from certiqa.defenses.noise import STREAMS, fill_noise, noise_key
+from certiqa.defenses.smoothing import MedianSmoothing, sample_median
+
+__all__ = [
+    "STREAMS",
+    "MedianSmoothing",
+    "fill_noise",
+    "no_defense",
+    "noise_key",
+    "sample_median",
+    "undefended",
+]

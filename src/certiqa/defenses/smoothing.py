@@ -1,0 +1,185 @@
+"""Median smoothing: the median score of many noisy copies of an image, which is provably stable.
+
+Chiang et al., "Detection as Regression: Certified Object Detection by Median Smoothing", NeurIPS 2020; with a
+denoiser between noise and metric: Shumitskaya et al., "DMS-IQA", arXiv 2411.12575.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from certiqa.defenses.noise import fill_noise, noise_key
+from certiqa.errors import UserError
+from certiqa.metrics.base import QualityMetric, as_metric
+
+
+class MedianSmoothing(QualityMetric):
+    """A metric whose score is the median over draws of ``metric(denoiser(clip(x + sigma * z)))``.
+
+    x + sigma * z is formed in float32; all that follows is the base function and leaves the certificate of
+    :func:`certiqa.certification.certify` untouched. MS has no denoiser, DMS one trained with MSE, DMS-IQA one
+    trained with MSE and a ranking loss through the frozen metric.
+
+    Args:
+        metric: the metric to defend; stays frozen.
+        sigma: standard deviation of the noise, in [0, 1] pixel units.
+        num_samples: draws behind one score of ``forward``.
+        denoiser: module ``(N, 3, H, W)`` -> ``(N, 3, H, W)``, frozen here; None for plain MS.
+        clip: clip noisy and denoised images to [0, 1], what metrics expect.
+        seed: of the noise.
+        batch_size: noisy images per forward pass; changes scores by rounding only.
+        name: what tables call it.
+    """
+
+    is_random = True
+
+    def __init__(
+        self,
+        metric: nn.Module,
+        sigma: float,
+        num_samples: int = 100,
+        denoiser: nn.Module | None = None,
+        clip: bool = True,
+        *,
+        seed: int = 0,
+        batch_size: int = 20,
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not sigma > 0:
+            raise UserError(f"sigma must be positive, in [0, 1] pixel units (e.g. 0.12), got {sigma}")
+        if num_samples < 1 or batch_size < 1:
+            raise UserError(f"num_samples and batch_size must be at least 1, got {num_samples} and {batch_size}")
+        self.metric = as_metric(metric)
+        self.sigma = float(sigma)
+        self.num_samples = int(num_samples)
+        self.denoiser = denoiser
+        self.clip = clip
+        self.seed = int(seed)
+        self.batch_size = int(batch_size)
+        self.name = name or ("dms" if denoiser is not None else "ms")
+        self.score_range = self.metric.score_range
+        self.hard_bounds = self.metric.hard_bounds
+        self.lower_better = self.metric.lower_better
+        self.min_size = self.metric.min_size
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode: a denoiser is trained by the training module, and frozen inside a defense."""
+        return super().train(False)
+
+    def base_function(
+        self,
+        noisy: Tensor,
+        *,
+        image_ids: Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Score noisy images ``(K, 3, H, W)``: clip, denoise, clip, metric; returns ``(K,)``."""
+        return self.metric(self.denoise(noisy), image_ids=image_ids, generator=generator)
+
+    def denoise(self, noisy: Tensor) -> Tensor:
+        """Return what the metric sees of noisy images ``(K, 3, H, W)``."""
+        images = noisy.clamp(0, 1) if self.clip else noisy
+        if self.denoiser is None:
+            return images
+        denoised = self.denoiser(images.contiguous(memory_format=torch.channels_last))
+        return denoised.clamp(0, 1) if self.clip else denoised
+
+    def noisy(self, images: Tensor, image_ids: Sequence[str], draws: Sequence[int], seed: int, stream: str) -> Tensor:
+        """Return float32 ``x + sigma * z`` for paired ``images`` ``(K, 3, H, W)``, ids and draw numbers."""
+        noise = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+        keys = (noise_key(seed, stream, name, draw) for name, draw in zip(image_ids, draws, strict=True))
+        return images.float() + self.sigma * fill_noise(noise, keys)
+
+    def sample_scores(
+        self,
+        images: Tensor,
+        num_samples: int | None = None,
+        *,
+        image_ids: Sequence[str] | None = None,
+        seed: int | None = None,
+        stream: str = "score",
+        first_draw: int = 0,
+    ) -> Tensor:
+        """Return the draws ``(N, n)``: score of image i under noise number ``first_draw + j``, without gradients.
+
+        Args:
+            images: ``(N, 3, H, W)`` in [0, 1].
+            num_samples: n; default the defense's own.
+            image_ids: names that key the noise; without them every image gets the same draws.
+            seed: default the defense's own.
+            stream: one of ``certiqa.defenses.noise.STREAMS``.
+            first_draw: number of the first draw.
+        """
+        self.check_images(images)
+        count = self.num_samples if num_samples is None else num_samples
+        ids = self._ids(images, image_ids)
+        scores = torch.empty(len(ids) * count, device=images.device)
+        pairs = [(row, first_draw + draw) for row in range(len(ids)) for draw in range(count)]
+        with torch.no_grad():
+            for start, chunk in _chunks(pairs, self.batch_size):
+                values = self._score_draws(images, ids, chunk, self.seed if seed is None else seed, stream)
+                scores[start : start + len(chunk)] = values.float()
+        return scores.view(len(ids), count)
+
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        image_ids: Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+        stream: str = "score",
+    ) -> Tensor:
+        """Return the median of ``num_samples`` draws ``(N,)``, mean of the two middle ones for even n.
+
+        Differentiable: the gradient of a sample median is that of its middle draws, so only those are
+        computed again with gradients, and memory does not grow with ``num_samples``.
+        """
+        seed = self.seed
+        if generator is not None:
+            seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+        ids = self._ids(images, image_ids)
+        scores = self.sample_scores(images, image_ids=ids, seed=seed, stream=stream)
+        if not (torch.is_grad_enabled() and images.requires_grad):
+            return sample_median(scores)
+        order = scores.argsort(dim=1, stable=True)
+        middle = order[:, [(self.num_samples - 1) // 2, self.num_samples // 2]]
+        pairs = [(row, int(draw)) for row, draws in enumerate(middle.tolist()) for draw in sorted(set(draws))]
+        values = torch.cat([self._score_draws(images, ids, chunk, seed, stream) for _, chunk in _chunks(pairs, self.batch_size)])
+        return values.view(len(ids), -1).mean(dim=1)
+
+    def _score_draws(
+        self, images: Tensor, ids: Sequence[str], pairs: Sequence[tuple[int, int]], seed: int, stream: str
+    ) -> Tensor:
+        rows = [row for row, _ in pairs]
+        draws = [draw for _, draw in pairs]
+        names = [ids[row] for row in rows]
+        noisy = self.noisy(images[rows], names, draws, seed, stream)
+        # a random step behind the noise needs fresh randomness at every draw, or the draws are not independent
+        inner = [f"{stream}|{seed}|{draw}|{name}" for name, draw in zip(names, draws, strict=True)] if self.metric.is_random else None
+        return self.base_function(noisy, image_ids=inner)
+
+    def _ids(self, images: Tensor, image_ids: Sequence[str] | None) -> Sequence[str]:
+        ids = [""] * len(images) if image_ids is None else list(image_ids)
+        if len(ids) != len(images):
+            raise UserError(f"{len(images)} images but {len(ids)} image ids; give one id per image")
+        return ids
+
+
+def _chunks(pairs: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int, Sequence[tuple[int, int]]]]:
+    for start in range(0, len(pairs), size):
+        yield start, pairs[start : start + size]
+
+
+def sample_median(scores: Tensor) -> Tensor:
+    """Return the median along the last axis, the mean of the two middle values for even n; NaN stays NaN."""
+    ordered = scores.sort(dim=-1).values  # NaN sorts last, so it must be looked for
+    count = scores.shape[-1]
+    median = (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
+    return torch.where(scores.isnan().any(dim=-1), torch.full_like(median, torch.nan), median)

@@ -1,0 +1,106 @@
+"""Denoiser checkpoints: weights beside the architecture and the noise level they were trained for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from certiqa.denoisers.dncnn import DnCNN
+from certiqa.denoisers.unet import UNet
+from certiqa.errors import UserError, suggest
+from certiqa.metrics.weights import SHIPPED, load_strictly, read_weights
+
+DENOISERS: dict[str, type[nn.Module]] = {"unet": UNet, "dncnn": DnCNN}
+_OPTIONS = {"unet": ("channels",), "dncnn": ("depth", "width")}
+
+
+def name_of(denoiser: nn.Module) -> str:
+    """Return the name under which ``DENOISERS`` has this architecture, or its class path."""
+    for name, architecture in DENOISERS.items():
+        if type(denoiser) is architecture:
+            return name
+    return f"{type(denoiser).__module__}.{type(denoiser).__qualname__}"
+
+
+def build_denoiser(name: str, **options: Any) -> nn.Module:
+    """Build an untrained denoiser by name; raises UserError for an unknown one."""
+    if name not in DENOISERS:
+        raise UserError(f"no denoiser '{name}'; there are: {', '.join(DENOISERS)}.{suggest(name, DENOISERS)}")
+    return DENOISERS[name](**options)
+
+
+def save_denoiser(
+    denoiser: nn.Module, path: str | Path, *, sigma: float | tuple[float, float], notes: Mapping[str, str]
+) -> None:
+    """Write weights as safetensors with architecture, options, sigma (or its range) and ``notes`` as metadata."""
+    name = name_of(denoiser)
+    options = {key: getattr(denoiser, key) for key in _OPTIONS.get(name, ())}
+    metadata = {**notes, "denoiser": name, "options": json.dumps(options), "sigma": json.dumps(sigma)}
+    state: dict[str, Tensor] = {key: value.detach().cpu().contiguous() for key, value in denoiser.state_dict().items()}
+    path = Path(path)
+    partial = path.with_suffix(".partial")
+    save_file(state, partial, metadata={key: str(value) for key, value in metadata.items()})
+    partial.replace(path)
+
+
+def load_denoiser(
+    name: str = "unet",
+    *,
+    weights: str | Path | None = None,
+    sigma: float | None = None,
+    allow_sigma_mismatch: bool = False,
+    **options: Any,
+) -> nn.Module:
+    """Build a denoiser, untrained or with weights.
+
+    Args:
+        name: architecture, one of ``DENOISERS``; weights that say their own architecture must agree.
+        weights: a path, or the name of shipped ones (``shipped_denoisers()``); None leaves it untrained.
+        sigma: noise level it is to serve, in [0, 1] pixel units; weights trained for another are refused.
+        allow_sigma_mismatch: accept weights trained for any level.
+        options: of the architecture.
+
+    Raises:
+        UserError: unknown name, weights that are missing or do not fit, or another sigma.
+    """
+    if weights is None:
+        return build_denoiser(name, **options)
+    path = SHIPPED / f"{weights}.safetensors" if str(weights) in shipped_denoisers() else Path(weights)
+    state, metadata = read_weights(path)
+    if metadata.get("denoiser", name) != name:
+        raise UserError(f"the weights in '{path}' are of a {metadata['denoiser']}; use denoiser={metadata['denoiser']}")
+    options |= json.loads(metadata.get("options", "{}"))
+    denoiser = build_denoiser(name, **options)
+    load_strictly(denoiser, state, path)
+    if sigma is not None and not allow_sigma_mismatch:
+        check_sigma(metadata.get("sigma"), sigma, path)
+    return denoiser
+
+
+def shipped_denoisers() -> list[str]:
+    """Return the names of the denoisers shipped with the package, ``<metric>_<defense>``."""
+    return sorted(path.stem for path in SHIPPED.glob("*_dms*.safetensors"))
+
+
+def check_sigma(trained: str | None, sigma: float, source: str | Path) -> None:
+    """Refuse a denoiser trained for another noise level.
+
+    Args:
+        trained: the ``sigma`` entry of the checkpoint's metadata (a level or a range); None where it has none.
+        sigma: the smoothing's noise level, in [0, 1] pixel units.
+        source: where the weights come from, for the message.
+    """
+    if trained is None:
+        return
+    level = json.loads(trained)
+    low, high = level if isinstance(level, list) else (level, level)
+    if not low - 1e-9 <= sigma <= high + 1e-9:
+        raise UserError(
+            f"the denoiser in '{source}' was trained for sigma={level}, but sigma={sigma} is asked for; "
+            f"train one for sigma={sigma}, or accept it with denoiser.allow_sigma_mismatch=true"
+        )

@@ -1,0 +1,136 @@
+"""What the Hydra entry points share: where conf/ is, resolvers, and errors as one clear message.
+
+Nothing here imports torch, so that ``--help`` and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from certiqa.entry.identity import register_resolvers
+from certiqa.errors import UserError, suggest
+
+TRACEBACK = "CERTIQA_TRACEBACK"
+
+
+def config_folder() -> Path:
+    """Return the folder of the configs: inside an installed package, or conf/ of the checkout."""
+    package = Path(__file__).resolve().parent.parent
+    candidates = (package / "conf", package.parent.parent / "conf")
+    for folder in candidates:
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise UserError(f"no configs at {' or '.join(map(str, candidates))}; install certiqa again")
+
+
+def run_app(task: Callable[[DictConfig], None], config_name: str) -> None:
+    """Run a Hydra app; print what a user did wrong as one message and exit with 1 (130 after Ctrl-C)."""
+    register_resolvers()
+    # with it Hydra raises its errors instead of printing them its own way; a traceback is still only shown if asked for
+    wants_traceback = bool(os.environ.get(TRACEBACK) or os.environ.get("HYDRA_FULL_ERROR"))
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        app = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(task)
+        app()
+    except KeyboardInterrupt:
+        print("certiqa: interrupted; the same command continues the run", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if wants_traceback:
+            traceback.print_exc()
+        message = explain(error)
+        if message is None:
+            print(f"certiqa: unexpected {type(error).__name__}: {error}\n", file=sys.stderr)
+            traceback.print_exc()
+        else:
+            print(f"certiqa: {message}", file=sys.stderr)
+            if not wants_traceback:
+                print(f"({TRACEBACK}=1 shows where)", file=sys.stderr)
+        sys.exit(1)
+
+
+def explain(error: BaseException) -> str | None:
+    """Return what the user did wrong; None where the error is not the user's."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return str(cause)
+        cause = cause.__cause__
+    text = str(error)
+    if isinstance(error, MissingConfigException):
+        return _missing_option(text)
+    if isinstance(error, ConfigCompositionException | HydraException | OmegaConfBaseException) and not isinstance(
+        error, InstantiationException
+    ):
+        return _unknown_key(text) or _first_paragraph(error)
+    if isinstance(error, InstantiationException):
+        return _first_paragraph(error)
+    return None
+
+
+def _missing_option(text: str) -> str:
+    """Turn ``Could not find 'defense/dmsiqa'`` into a sentence with the nearest option."""
+    match = re.search(r"'([\w/]+)/([\w.-]+)'", text)
+    if match is None:
+        return text
+    group, option = match.groups()
+    folder = config_folder() / group
+    options = sorted(path.stem for path in folder.glob("*.yaml"))
+    return f"no option '{option}' for {group}; there are: {', '.join(options)}.{suggest(option, options)}"
+
+
+def _unknown_key(text: str) -> str | None:
+    """Turn Hydra's complaint about an unknown key into a sentence with the nearest known key."""
+    match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' (?:is )?not in", text)
+    group = re.search(r"override '([^']+)'\. No match in the defaults list", text)
+    if group:
+        groups = sorted(path.name for path in config_folder().iterdir() if path.is_dir())
+        name = group.group(1)
+        return f"no config group '{name}'; there are: {', '.join(groups)}.{suggest(name, groups)}"
+    if match is None:
+        return None
+    key = match.group(1)
+    known = known_keys()
+    hint = suggest(key, known) or suggest(key.split(".")[-1], [name.split(".")[-1] for name in known])
+    return f"unknown key '{key}'.{hint} (`--cfg job` shows all keys; +{key}=... adds one that a class of your own needs)"
+
+
+def known_keys() -> list[str]:
+    """Return every dotted key of the configs, read from the files themselves."""
+    names: set[str] = set()
+    root = config_folder()
+    for path in root.rglob("*.yaml"):
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig):
+            continue
+        first = path.read_text(encoding="utf-8").splitlines()[:1]
+        is_global = path.parent == root or bool(first and "_global_" in first[0])
+        prefix = "" if is_global else ".".join(path.parent.relative_to(root).parts) + "."
+        names.update(prefix + name for name in _dotted(config) if not name.startswith("defaults"))
+    return sorted(names)
+
+
+def _dotted(config: DictConfig, prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for key in config:
+        name = f"{prefix}{key}"
+        names.append(name)
+        child = config._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
+            names += _dotted(child, f"{name}.")
+    return names
+
+
+def _first_paragraph(error: BaseException) -> str:
+    text = str(error.__cause__ or error)
+    return f"{text.strip().splitlines()[0] if text.strip() else type(error).__name__}"

@@ -1,0 +1,124 @@
+"""From a composed config to objects: each option builds exactly what the same Python call builds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from certiqa.callbacks import Certification
+from certiqa.data.datamodule import QualityDataModule
+from certiqa.defenses import MedianSmoothing
+from certiqa.denoisers import shipped_denoisers
+from certiqa.errors import UserError
+from certiqa.metrics import QualityMetric, as_metric, require_metric
+from certiqa.training import DefenseModule
+
+
+def build(node: DictConfig | None, **more: Any) -> Any:
+    """Instantiate a config node; None for an empty one.
+
+    Keys set to null are left at the callee's own default, so that a class of the user's need not know the keys of
+    the option it replaces.
+    """
+    if not node:
+        return None
+    content = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(content, dict)
+    chosen = {key: value for key, value in content.items() if value is not None}
+    try:
+        return instantiate(chosen, _convert_="all", **more)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        cause = error.__cause__ or error
+        raise UserError(f"cannot build {content.get('_target_')}: {cause}") from error
+
+
+def check_objective(config: DictConfig) -> None:
+    """Refuse an objective that contradicts the defense, e.g. ``defense=dms_iqa objective=mse``."""
+    given = config.objective.name if config.objective else "none"
+    if given != config.trains_with:
+        raise UserError(
+            f"defense={config.defense.name} trains with objective={config.trains_with}, but objective={given} is asked "
+            f"for; leave the objective out, or choose the defense that trains with {given}"
+        )
+
+
+def build_metric(config: DictConfig) -> QualityMetric:
+    """Build the frozen metric and check that it keeps the contract."""
+    return require_metric(build(config.metric))
+
+
+def build_defense(config: DictConfig, metric: QualityMetric, *, trained: bool) -> QualityMetric:
+    """Build the defense around a metric.
+
+    Args:
+        config: the whole config.
+        metric: the frozen metric.
+        trained: whether the denoiser must come with weights; without a path the shipped ones are taken.
+    """
+    if not config.denoiser:
+        return as_metric(build(config.defense, metric=metric))
+    node = config.denoiser
+    if trained and node.get("weights", "") is None:
+        name = f"{metric.name}_{config.defense.name}"
+        if name not in shipped_denoisers():
+            raise UserError(
+                f"no denoiser is shipped for metric '{metric.name}' and defense={config.defense.name}; give one with "
+                f"denoiser.weights=path, e.g. the checkpoints/denoiser.safetensors of a train.py run. "
+                f"Shipped: {', '.join(shipped_denoisers()) or 'none'}"
+            )
+        node = OmegaConf.merge(node, {"weights": name})
+    denoiser = build(node)
+    if not isinstance(denoiser, nn.Module):
+        raise UserError(f"denoiser must be a torch.nn.Module, got {type(denoiser).__name__}")
+    return as_metric(build(config.defense, metric=metric, denoiser=denoiser))
+
+
+def build_module(config: DictConfig, defense: QualityMetric) -> DefenseModule:
+    """Build the LightningModule: with an objective where there is a denoiser to train."""
+    if config.task != "train" or not config.objective:
+        return DefenseModule(defense, seed=config.seed)
+    training = config.training
+    sigma = OmegaConf.to_container(OmegaConf.create({"sigma": training.sigma}), resolve=True)["sigma"]  # type: ignore[index,call-overload]
+    return DefenseModule(
+        defense,
+        build(config.objective),
+        build(training.optimizer),
+        sigma=sigma,
+        warmup_steps=training.warmup_steps,
+        seed=config.seed,
+    )
+
+
+def build_callbacks(config: DictConfig, defense: QualityMetric, data: QualityDataModule) -> list[pl.Callback]:
+    """Build the callbacks; certification where the defense has a certificate, else plain records.
+
+    A certificate that n draws cannot give is refused here, before any work.
+    """
+    unused = "records" if isinstance(defense, MedianSmoothing) else "certification"
+    callbacks = [build(node) for name, node in config.callbacks.items() if name != unused and node]
+    for callback in callbacks:
+        if isinstance(callback, Certification):
+            callback.check(defense, len(data.test_set))
+    return callbacks
+
+
+def build_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Build the Lightning trainer with its logger."""
+    logger = build(config.logger)
+    # a checkpoint callback is ours, and nothing may be written outside the run's folder
+    trainer = build(config.trainer, callbacks=callbacks, logger=logger or False, default_root_dir=config.paths.run)
+    assert isinstance(trainer, pl.Trainer)
+    return trainer
+
+
+def run_folder(config: DictConfig) -> Path:
+    """Return the run's folder, made by Hydra."""
+    return Path(config.paths.run)

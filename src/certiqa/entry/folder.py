@@ -1,0 +1,45 @@
+"""A run's folder: continue what is unfinished, report what is finished, never lose what is there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from certiqa.errors import UserError
+from certiqa.evaluation.summary import read_summary
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move an earlier run's results out of ``folder`` to ``<folder>.previous-N``; None if there were none.
+
+    Hydra has already opened ``.hydra`` and ``run.log`` in it, so those are copied.
+    """
+    shared = {".hydra", "run.log"}
+    contents = [path for path in folder.iterdir() if path.name not in shared]
+    if not contents:
+        return None
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.previous-{number}")).exists():
+        number += 1
+    try:
+        target.mkdir()
+        for path in contents:
+            shutil.move(path, target / path.name)
+        shutil.copytree(folder / ".hydra", target / ".hydra", dirs_exist_ok=True)
+        shutil.copy2(folder / "run.log", target / "run.log")
+    except OSError as error:
+        raise UserError(f"cannot set '{folder}' aside as '{target}': {error}; move it away by hand") from error
+    return target
+
+
+def finished_summary(folder: Path) -> dict[str, Any] | None:
+    """Return the summary of a finished run, None where the run has to go on."""
+    summary = read_summary(folder)
+    return summary if summary and summary.get("status") == "finished" else None
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint to continue from."""
+    path = folder / "checkpoints" / "last.ckpt"
+    return path if path.is_file() else None

@@ -1,0 +1,92 @@
+"""A run is named after what it computes: the hash of its semantic config, not of where or how fast it runs."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from certiqa.errors import UserError
+
+NOT_SEMANTIC = (
+    "fresh",
+    "name",
+    "logger",
+    "paths",
+    "callbacks.progress",
+    "data.num_workers",
+    "data.cache",
+    "data.eval_batch_size",
+    "defense.batch_size",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.log_every_n_steps",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+)
+"""Keys that change where, how fast or how visibly a run computes, but not what."""
+
+
+def semantic_config(config: DictConfig) -> dict[str, Any]:
+    """Return the part of a composed config that decides the numbers, resolved."""
+    copy = OmegaConf.create({key: config._get_node(key) for key in config if key != "hydra"})
+    copy.name = ""
+    copy.paths = {key: "" for key in config.paths}
+    chosen = OmegaConf.to_container(copy, resolve=True)
+    assert isinstance(chosen, dict)
+    for dotted in NOT_SEMANTIC:
+        *parents, leaf = dotted.split(".")
+        section: Any = chosen
+        for parent in parents:
+            section = section.get(parent) or {}
+        section.pop(leaf, None)
+    return {str(key): value for key, value in chosen.items()}
+
+
+def config_hash(config: DictConfig) -> str:
+    """Return eight hexadecimal digits of the semantic config."""
+    text = json.dumps(semantic_config(config), sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def fraction(text: str | float) -> float:
+    """Evaluate a budget such as ``8/255``; raises UserError for anything but arithmetic on numbers."""
+    operators: dict[type, Callable[[float, float], float]] = {
+        ast.Div: operator.truediv,
+        ast.Mult: operator.mul,
+        ast.Add: operator.add,
+        ast.Sub: operator.sub,
+    }
+
+    def value(node: ast.AST) -> float:
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            return float(node.value)
+        if isinstance(node, ast.BinOp) and type(node.op) in operators:
+            return operators[type(node.op)](value(node.left), value(node.right))
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -value(node.operand)
+        raise UserError(f"'{text}' is not a number; write e.g. 0.03 or 8/255")
+
+    try:
+        return value(ast.parse(str(text), mode="eval").body)
+    except (SyntaxError, ZeroDivisionError) as error:
+        raise UserError(f"'{text}' is not a number; write e.g. 0.03 or 8/255") from error
+
+
+def register_resolvers() -> None:
+    """Register ``${run_hash:}``, ``${metric_label:}`` and ``${fraction:8/255}`` for OmegaConf."""
+    OmegaConf.register_new_resolver("run_hash", lambda *, _root_: config_hash(_root_), replace=True)
+    OmegaConf.register_new_resolver("metric_label", lambda *, _root_: metric_label(_root_), replace=True)
+    OmegaConf.register_new_resolver("fraction", fraction, replace=True)
+
+
+def metric_label(config: DictConfig) -> str:
+    """Return a metric's name for folders, from its class: ``certiqa.metrics.MiniMetric`` -> ``mini``."""
+    return str(config.metric._target_).rpartition(".")[2].removesuffix("Metric").lower()

@@ -1,0 +1,164 @@
+"""The story of a run: build, train where there is something to train, certify, summarise, report."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from certiqa import __version__
+from certiqa.callbacks import Certification, Records
+from certiqa.data.datamodule import QualityDataModule
+from certiqa.defenses import MedianSmoothing, undefended
+from certiqa.denoisers import save_denoiser
+from certiqa.entry.build import (
+    build,
+    build_callbacks,
+    build_defense,
+    build_metric,
+    build_module,
+    build_trainer,
+    check_objective,
+    run_folder,
+)
+from certiqa.entry.folder import finished_summary, last_checkpoint, set_aside
+from certiqa.entry.identity import config_hash
+from certiqa.errors import UserError
+from certiqa.evaluation import RecordStore, summarise, write_summary
+from certiqa.metrics import QualityMetric
+from certiqa.metrics.weights import fingerprint
+from certiqa.reports import print_summary, write_report
+from certiqa.training import DefenseModule
+
+log = logging.getLogger(__name__)
+console = Console()
+
+
+def run(config: DictConfig) -> None:
+    """Run one job of ``train.py`` or ``evaluate.py`` in its folder."""
+    folder = run_folder(config)
+    check_objective(config)
+    if config.fresh and (kept := set_aside(folder)):
+        console.print(f"starting over; the earlier run is kept in {kept}")
+    if done := finished_summary(folder):
+        console.print(f"this run is finished already ([bold]fresh=true[/bold] starts over): {folder}")
+        print_summary(done)
+        return
+    quiet_lightning()
+    pl.seed_everything(config.seed, verbose=False)
+    metric = build_metric(config)
+    defense = build_defense(config, metric, trained=config.task == "evaluate")
+    data: QualityDataModule = build(config.data)
+    facts = describe(config, defense, data)
+    callbacks = build_callbacks(config, defense, data)
+    module = build_module(config, defense)
+    trainer = build_trainer(config, callbacks)
+    status, started = "failed", time.monotonic()
+    try:
+        if module.objective is not None:
+            train(trainer, module, data, folder)
+            facts["seconds_training"] = round(time.monotonic() - started, 1)
+        trainer.test(module, data, verbose=False)
+        status = "finished"
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning turns Ctrl-C into SystemExit
+        status = "interrupted"
+        raise KeyboardInterrupt from error
+    finally:
+        facts |= {"status": status, "seconds": round(time.monotonic() - started, 1)}
+        summary = finish(folder, defense, config, facts, callbacks)
+    print_summary(summary)
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def train(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule, folder: Path) -> None:
+    """Train the denoiser, from the last checkpoint if there is one, and keep it as safetensors."""
+    weights = folder / "checkpoints" / "denoiser.safetensors"
+    checkpoint = last_checkpoint(folder)
+    if checkpoint:
+        console.print(f"continuing from {checkpoint}", soft_wrap=True)
+    # the checkpoint is this project's own, written by the run that is continued
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    assert isinstance(module.defense, MedianSmoothing)
+    assert module.objective is not None
+    low, high = module.sigma_range
+    notes = {
+        "metric": module.base_metric.name,
+        "objective": module.objective.name,
+        "data": data.name,
+        "steps": str(trainer.global_step),
+        "certiqa": __version__,
+    }
+    save_denoiser(module.denoiser, weights, sigma=low if low == high else (low, high), notes=notes)
+
+
+def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule) -> dict[str, Any]:
+    """Return the facts of a run that are known before it starts."""
+    smooth = defense if isinstance(defense, MedianSmoothing) else None
+    metric = undefended(defense)
+    return {
+        "task": config.task,
+        "name": config.name,
+        "metric": metric.name,
+        "metric_range": None if metric.score_range is None else list(metric.score_range),
+        "lower_better": metric.lower_better,
+        "defense": config.defense.name,
+        "denoiser": config.denoiser.get("name") if config.denoiser else None,
+        "objective": config.objective.get("name") if config.objective else None,
+        "data": data.name,
+        "mos_kind": data.test_set.mos_kind,
+        "sigma": smooth.sigma if smooth else None,
+        "num_samples": smooth.num_samples if smooth else None,
+        "confidence": config.certification.confidence if smooth else None,
+        "radii": list(config.certification.radii) if smooth else [],
+        "seed": config.seed,
+        "precision": str(config.trainer.get("precision")),
+        "config_hash": config_hash(config),
+        "data_fingerprint": data.test_set.fingerprint,
+        "weights_fingerprint": fingerprint(metric),
+        "versions": {
+            "certiqa": __version__,
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "pytorch-lightning": version("pytorch-lightning"),
+        },
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def finish(
+    folder: Path, defense: QualityMetric, config: DictConfig, facts: dict[str, Any], callbacks: list[pl.Callback]
+) -> dict[str, Any]:
+    """Compile the records so far, and write summary and report, whatever ended the run."""
+    recorder = next(callback for callback in callbacks if isinstance(callback, Records))
+    table = RecordStore(folder).compile()
+    radius = recorder.radius if isinstance(recorder, Certification) else None
+    summary = facts | summarise(table, defense, radius)
+    summary["num_forward"] = recorder.num_forward
+    summary["images_per_second"] = summary["num_images"] / facts["seconds"] if facts["seconds"] else None
+    summary["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
+    write_summary(folder, summary)
+    try:
+        write_report(folder)
+    except UserError as error:
+        log.warning("no report: %s", error)
+    return summary
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's tips and device notes in the log file: the terminal shows progress and results."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities", "lightning_fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True

@@ -1,0 +1,19 @@
+"""``certiqa-train``, ``python train.py``: train a denoiser, smooth the metric, certify it, report."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from certiqa.entry.app import run_app
+
+
+def train(config: DictConfig) -> None:
+    """Run one job; heavy imports wait until the options are known to be right."""
+    from certiqa.entry.pipeline import run
+
+    run(config)
+
+
+def main() -> None:
+    """Compose the config from the command line and run it."""
+    run_app(train, "train")

@@ -1,0 +1,123 @@
+"""Per-image records: appended and synced while a run goes on, compiled to one parquet file at its end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from certiqa.errors import UserError
+
+KEY = ("image_id", "attack", "radius")
+NO_ATTACK = "none"
+COLUMNS = (
+    *("image_id", "path", "reference_id", "mos", "mos_normalised"),
+    *("score_clean", "score", "lower", "upper", "joint_lower", "joint_upper"),
+    *("radius", "sigma", "num_samples", "confidence", "joint_confidence", "abstained"),
+    *("attack", "score_attacked", "linf", "l2", "psnr", "ssim"),
+)
+"""Columns every records file has, empty where they do not apply; a part of the run may add more."""
+
+
+class RecordStore:
+    """The records of one run: ``records/rank-K.jsonl`` while it goes on, ``records.parquet`` at the end.
+
+    A line is written whole and synced before the next image starts, so a killed run loses at most the image
+    under way; a line that was cut short is dropped when the file is opened again.
+
+    Args:
+        folder: the run's folder.
+        rank: the process's rank; each writes its own file.
+    """
+
+    def __init__(self, folder: str | Path, rank: int = 0) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / "records" / f"rank-{rank}.jsonl"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._drop_cut_line()
+        except OSError as error:
+            raise UserError(f"cannot write records to '{self.path}': {error}; free space or choose another folder") from error
+        self._done = {(row["image_id"], row["attack"]) for row in read_lines(self.folder)}
+
+    def _drop_cut_line(self) -> None:
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with open(self.path, "r+b") as file:
+                file.truncate(whole)
+
+    def __contains__(self, image_id: str) -> bool:
+        return (image_id, NO_ATTACK) in self._done
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append the rows of one finished image durably; raises UserError where the disk refuses."""
+        rows = [{"attack": NO_ATTACK, **row} for row in rows]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(
+                f"cannot append to '{self.path}': {error}; earlier records are safe, free space and run again"
+            ) from error
+        self._done.update((row["image_id"], row["attack"]) for row in rows)
+
+    def compile(self) -> pd.DataFrame:
+        """Merge all ranks into ``records.parquet``, sorted by key, and return the table."""
+        table = to_table(read_lines(self.folder))
+        partial = self.folder / "records.parquet.partial"
+        table.to_parquet(partial, index=False)
+        partial.replace(self.folder / "records.parquet")
+        return table
+
+
+def read_lines(folder: str | Path) -> list[dict[str, Any]]:
+    """Read the rows of all ranks of a run; a line cut short by a kill is left out."""
+    rows = []
+    for path in sorted((Path(folder) / "records").glob("rank-*.jsonl")):
+        for line in path.read_text(encoding="utf-8").split("\n"):
+            try:
+                row = json.loads(line) if line else None
+            except json.JSONDecodeError:
+                continue
+            if isinstance(row, dict) and "image_id" in row:
+                rows.append(row)
+    return rows
+
+
+def to_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return rows as a table with all ``COLUMNS``, one row per key, sorted by key."""
+    table = pd.DataFrame(rows)
+    extra = [column for column in table.columns if column not in COLUMNS]
+    table = table.reindex(columns=[*COLUMNS, *extra])
+    for column in ("score", "lower", "upper", "joint_lower", "joint_upper", "radius", "mos", "score_clean"):
+        table[column] = table[column].astype(float)
+    table = table.drop_duplicates(subset=list(KEY), keep="first")
+    return table.sort_values(list(KEY), kind="stable").reset_index(drop=True)
+
+
+def read_records(folder: str | Path) -> pd.DataFrame:
+    """Read a run's records: the compiled file, or what a run that is still going or was cut short has so far."""
+    folder = Path(folder)
+    compiled = folder / "records.parquet"
+    if compiled.is_file():
+        return pd.read_parquet(compiled)
+    rows = read_lines(folder)
+    if not rows:
+        raise UserError(f"no records in '{folder}'; give the folder of a run, e.g. outputs/train/<name>")
+    return to_table(rows)
+
+
+def plain(value: float | None) -> float | None:
+    """Return a float that JSON can carry: None for NaN, infinities kept (Python's json reads them back)."""
+    return None if value is None or math.isnan(value) else float(value)

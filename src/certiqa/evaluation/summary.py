@@ -1,0 +1,123 @@
+"""From records to the flat numbers of ``summary.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from certiqa.certification import certified_krocc, certified_mse, certified_plcc, certified_srocc
+from certiqa.evaluation import measures
+from certiqa.evaluation.records import NO_ATTACK
+from certiqa.metrics import QualityMetric
+
+Number = float | int | None
+
+
+def summarise(table: pd.DataFrame, metric: QualityMetric, primary_radius: float | None) -> dict[str, Any]:
+    """Summarise the unattacked records of one run.
+
+    Args:
+        table: records as :func:`certiqa.evaluation.records.to_table` returns them.
+        metric: the defended metric; gives the range, the direction and hard bounds.
+        primary_radius: the radius whose figures carry no suffix; None without certificates.
+
+    Returns:
+        flat lower-case keys. Certified figures stand once without suffix, at ``primary_radius``, and once per
+        radius with the suffix ``_r<radius>``.
+    """
+    clean = table[table["attack"] == NO_ATTACK]
+    images = clean.drop_duplicates("image_id")
+    summary: dict[str, Any] = {"num_images": len(images)}
+    if images.empty:
+        return summary
+    sign = metric.quality_sign
+    mos = images["mos"].to_numpy(float)
+    score = sign * images["score"].to_numpy(float)
+    undefended = sign * images["score_clean"].to_numpy(float)
+    if not np.isnan(mos).any():
+        for name in ("srocc", "plcc", "krocc", "plcc_logistic", "rmse"):
+            function = getattr(measures, name)
+            # an error needs the units of the opinion scores: that is a metric with a positive direction
+            given = sign * score if name == "rmse" else score
+            summary[name] = function(given, mos)
+        for name in ("srocc", "plcc", "krocc", "plcc_logistic"):
+            summary[f"{name}_undefended"] = getattr(measures, name)(undefended, mos)
+        summary["tau_srocc"] = summary["srocc_undefended"] - summary["srocc"]
+        summary["tau_plcc"] = summary["plcc_undefended"] - summary["plcc"]
+    summary["score_sd"] = float(np.std(score, ddof=1)) if len(score) > 1 else math.nan
+    summary["score_sd_undefended"] = float(np.std(undefended, ddof=1)) if len(score) > 1 else math.nan
+    for radius, rows in clean[clean["radius"].notna()].groupby("radius"):
+        figures = certified_figures(rows, metric, summary["score_sd"])
+        if primary_radius is not None and math.isclose(float(str(radius)), primary_radius):
+            summary |= figures
+            summary["certified_radius"] = float(str(radius))
+        summary |= {f"{key}_r{radius:g}": value for key, value in figures.items()}
+    return {key: _finite(value) for key, value in summary.items()}
+
+
+def certified_figures(rows: pd.DataFrame, metric: QualityMetric, score_sd: float) -> dict[str, Number]:
+    """Return the certified figures of one radius: deltas, widths, abstention, and guarantees for the set."""
+    score, lower, upper = (rows[column].to_numpy(float) for column in ("score", "lower", "upper"))
+    delta = np.maximum(upper - score, score - lower)
+    certified = np.isfinite(delta)
+    median = float(np.median(delta))
+    figures: dict[str, Number] = {
+        "certified_delta_mean": float(delta.mean()),
+        "certified_delta_mean_certified": float(delta[certified].mean()) if certified.any() else math.nan,
+        "certified_delta_median": median,
+        "certified_delta_range_share": median / metric.range_width if metric.range_width else None,
+        "certified_delta_sd_share": median / score_sd if score_sd > 0 else None,
+        "certified_half_width_median": float(np.median((upper - lower) / 2)),
+        "abstention_rate": float(1 - certified.mean()),
+    }
+    mos = rows["mos"].to_numpy(float)
+    if rows["joint_lower"].notna().all() and not np.isnan(mos).any() and len(rows) > 1 and np.ptp(mos) > 0:
+        figures |= set_guarantees(rows, metric, mos)
+    return figures
+
+
+def set_guarantees(rows: pd.DataFrame, metric: QualityMetric, mos: NDArray[np.float64]) -> dict[str, Number]:
+    """Return the proven floors (a ceiling for the error) of the whole set from its joint intervals."""
+    lower, upper = rows["joint_lower"].to_numpy(float), rows["joint_upper"].to_numpy(float)
+    bounds = metric.hard_bounds
+    if metric.lower_better:
+        lower, upper = -upper, -lower
+        bounds = None if bounds is None else (-bounds[1], -bounds[0])
+    sign = metric.quality_sign
+    return {
+        "certified_srocc": certified_srocc(lower, upper, mos, hard_bounds=bounds),
+        "certified_krocc": certified_krocc(lower, upper, mos, hard_bounds=bounds),
+        "certified_plcc": certified_plcc(lower, upper, mos, hard_bounds=bounds),
+        "certified_mse": certified_mse(lower, upper, mos, hard_bounds=bounds, score_to_mos=lambda x: sign * x),
+        "joint_confidence": float(rows["joint_confidence"].iloc[0]),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """NaN has no place in JSON; infinity is kept as the string that float() reads back."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
+
+
+def write_summary(folder: str | Path, summary: Mapping[str, Any]) -> None:
+    """Write ``summary.json`` atomically."""
+    path = Path(folder) / "summary.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read_summary(folder: str | Path) -> dict[str, Any] | None:
+    """Read a run's summary, None where there is none yet."""
+    path = Path(folder) / "summary.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

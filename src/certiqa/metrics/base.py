@@ -1,0 +1,140 @@
+"""The one signature of the house: images ``(N, 3, H, W)`` RGB float in [0, 1] -> scores ``(N,)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from certiqa.errors import UserError
+
+Range = tuple[float, float]
+
+
+class QualityMetric(nn.Module):
+    """Anything that scores images: a base metric, or a metric with a defense around it.
+
+    Attributes:
+        name: what tables call it.
+        score_range: nominal range in native units, the "range" of every share-of-range figure; None if it has none.
+        lower_better: whether a lower score means better quality.
+        hard_bounds: bounds that no input can leave, only where proven (e.g. behind a sigmoid).
+        min_size: smallest height and width it accepts, in pixels.
+        is_random: whether ``forward`` draws random numbers; then they are seedable per image and
+            independent of the rest of the batch.
+    """
+
+    name: str = "metric"
+    score_range: Range | None = None
+    lower_better: bool = False
+    hard_bounds: Range | None = None
+    min_size: int = 1
+    is_random: bool = False
+
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        image_ids: Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Score images ``(N, 3, H, W)`` in [0, 1]; returns ``(N,)`` in native units.
+
+        Args:
+            images: RGB images.
+            image_ids: names that key the randomness of a random metric; plain metrics ignore them.
+            generator: seeds a random metric in place of its own seed; plain metrics ignore it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define forward(images, *, image_ids, generator)")
+
+    @property
+    def range_width(self) -> float | None:
+        """Width of ``score_range`` in native units, None where there is none."""
+        return None if self.score_range is None else float(self.score_range[1] - self.score_range[0])
+
+    @property
+    def quality_sign(self) -> int:
+        """+1 where a higher score means better quality, -1 where ``lower_better``."""
+        return -1 if self.lower_better else 1
+
+    def check_images(self, images: Tensor) -> None:
+        """Raise UserError unless ``images`` is a float batch of RGB images of at least ``min_size``."""
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise UserError(
+                f"metric '{self.name}' needs a float batch of shape (N, 3, H, W) in [0, 1], "
+                f"got {images.dtype} of shape {tuple(images.shape)}"
+            )
+        height, width = images.shape[-2:]
+        if min(height, width) < self.min_size:
+            raise UserError(
+                f"metric '{self.name}' needs images of at least {self.min_size}x{self.min_size} pixels, "
+                f"got {height}x{width}; use larger images or crops"
+            )
+
+
+class FrozenMetric(QualityMetric):
+    """A network as a frozen metric: no parameter requires grad and ``train()`` leaves it in eval mode.
+
+    Gradients still flow to the images. The network does its own preprocessing.
+
+    Args:
+        network: module ``(N, 3, H, W)`` -> ``(N,)`` or ``(N, 1)``.
+        name, score_range, lower_better, hard_bounds, min_size: see :class:`QualityMetric`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str | None = None,
+        score_range: Range | None = None,
+        lower_better: bool = False,
+        hard_bounds: Range | None = None,
+        min_size: int = 1,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.name = name or type(network).__name__.lower()
+        self.score_range = None if score_range is None else (float(score_range[0]), float(score_range[1]))
+        self.lower_better = lower_better
+        self.hard_bounds = hard_bounds
+        self.min_size = min_size
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        image_ids: Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Score images; see :meth:`QualityMetric.forward`."""
+        self.check_images(images)
+        scores = self.network(images)
+        if scores.numel() != images.shape[0]:
+            raise UserError(
+                f"metric '{self.name}' returned shape {tuple(scores.shape)} for {images.shape[0]} images; "
+                "it must return one score per image, shape (N,) or (N, 1)"
+            )
+        return scores.reshape(images.shape[0])
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode: a metric under test must not update its statistics or drop units."""
+        return super().train(False)
+
+
+def as_metric(module: nn.Module) -> QualityMetric:
+    """Return ``module`` if it is a QualityMetric, else wrap a plain ``nn.Module`` as a FrozenMetric."""
+    if isinstance(module, QualityMetric):
+        return module
+    if not isinstance(module, nn.Module):
+        raise UserError(f"a metric must be a torch.nn.Module, got {type(module).__name__}")
+    keywords = {
+        key: getattr(module, key)
+        for key in ("name", "score_range", "lower_better", "hard_bounds", "min_size")
+        if hasattr(module, key)
+    }
+    return FrozenMetric(module, **keywords)

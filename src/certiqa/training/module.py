@@ -1,0 +1,182 @@
+"""The one LightningModule: trains any denoiser in front of any frozen metric, and scores any defense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from certiqa.defenses import MedianSmoothing, fill_noise, noise_key, undefended
+from certiqa.errors import UserError
+from certiqa.metrics import QualityMetric
+from certiqa.metrics.weights import load_strictly
+from certiqa.training.objective import DenoisingObjective
+
+Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class DefenseModule(pl.LightningModule):
+    """A defended metric under Lightning.
+
+    Args:
+        defense: the defended metric, or a plain one.
+        objective: what its denoiser is trained for; None where there is nothing to train.
+        optimizer: builds the optimizer of the denoiser's parameters.
+        sigma: noise level of the training images, or its range (low, high); default the defense's.
+        warmup_steps: steps of linear warm-up before the cosine decay of the learning rate.
+        seed: of the training noise, which is a function of (seed, image id, epoch).
+    """
+
+    def __init__(
+        self,
+        defense: QualityMetric,
+        objective: DenoisingObjective | None = None,
+        optimizer: Optimizer | None = None,
+        *,
+        sigma: float | Sequence[float] | None = None,
+        warmup_steps: int = 20,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.defense = defense
+        self.base_metric = undefended(defense)
+        self.objective = objective
+        self.optimizer = optimizer
+        self.warmup_steps = warmup_steps
+        self.seed = seed
+        self.strict_loading = False  # checkpoints hold the denoiser alone; on_load_checkpoint is strict about that
+        self._clean_scores: dict[str, Tensor] = {}
+        if objective is None:
+            return
+        if not isinstance(defense, MedianSmoothing) or defense.denoiser is None:
+            raise UserError(f"objective={objective.name} trains a denoiser, but defense '{defense.name}' has none")
+        objective.check_metric(self.base_metric)
+        levels = [sigma if sigma is not None else defense.sigma] if not isinstance(sigma, Sequence) else list(sigma)
+        self.sigma_range = (float(levels[0]), float(levels[-1]))
+        if len(levels) > 2 or not 0 < self.sigma_range[0] <= self.sigma_range[1]:
+            raise UserError(f"training.sigma must be a positive level or a range [low, high], got {sigma}")
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The network under training."""
+        denoiser = getattr(self.defense, "denoiser", None)
+        assert isinstance(denoiser, nn.Module)
+        return denoiser
+
+    # -- training ------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Unfreeze the denoiser, which a defense otherwise keeps frozen and in eval mode."""
+        self.denoiser.requires_grad_(True)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Put the denoiser in training mode: the defense around it stays in eval mode."""
+        self.denoiser.train()
+
+    def on_fit_end(self) -> None:
+        """Freeze it again."""
+        self.denoiser.requires_grad_(False).eval()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the objective on noisy copies of one batch."""
+        assert self.objective is not None
+        images, ids, epochs = batch["image"], batch["image_id"], batch["epoch"].tolist()
+        mse_only = not self.objective.needs_metric or self.global_step < self.objective.mse_share * self._num_steps
+        if mse_only and self.objective.mse_crop is not None and self.objective.needs_metric:
+            images = self._crop(images, self.objective.mse_crop)
+        noisy = self._noisy(images, ids, epochs)
+        denoised = self.denoiser(noisy)
+        terms = {"mse": F.mse_loss(denoised, images)}
+        if not mse_only:
+            scores = self.base_metric(denoised.clamp(0, 1))
+            clean = self._scores_of_clean(batch)
+            terms |= self.objective.score_terms(scores, clean, batch["mos_normalised"].to(scores), self.base_metric)
+        loss = self.objective.total(terms)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/psnr", -10 * torch.log10(terms["mse"].detach()), prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in terms.items()})
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the optimizer with linear warm-up and cosine decay to zero over the planned steps."""
+        assert self.optimizer is not None
+        optimizer = self.optimizer(self.denoiser.parameters())
+        steps, warmup = self._num_steps, min(self.warmup_steps, max(1, self._num_steps // 4))
+
+        def share(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def _num_steps(self) -> int:
+        return max(1, int(self.trainer.estimated_stepping_batches))
+
+    def _noisy(self, images: Tensor, ids: Sequence[str], epochs: Sequence[int]) -> Tensor:
+        """Return clipped noisy copies, the noise a function of (seed, image id, epoch)."""
+        noise = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+        keys = [noise_key(self.seed, "train", name, epoch) for name, epoch in zip(ids, epochs, strict=True)]
+        fill_noise(noise, keys)
+        low, high = self.sigma_range
+        # the level of each image comes from its key too
+        levels = torch.tensor([low + (high - low) * (key % 2**20) / 2**20 for key in keys], device=images.device)
+        noisy = images + levels.view(-1, 1, 1, 1) * noise
+        return (noisy.clamp(0, 1) if self.defense.clip else noisy).contiguous(memory_format=torch.channels_last)
+
+    def _crop(self, images: Tensor, side: int) -> Tensor:
+        """Return one random crop of the batch; its place is a function of (seed, step)."""
+        height, width = images.shape[-2:]
+        if side >= min(height, width):
+            return images
+        key = noise_key(self.seed, "train", "crop", self.global_step)
+        top, left = key % (height - side + 1), (key >> 32) % (width - side + 1)
+        return images[..., top : top + side, left : left + side]
+
+    @torch.no_grad()
+    def _scores_of_clean(self, batch: dict[str, Any]) -> Tensor:
+        """Return the metric's scores of the clean images, computed once for each whole image."""
+        images, ids = batch["image"], batch["image_id"]
+        if bool(batch["is_crop"].any()):
+            return self.base_metric(images)
+        rows = [row for row, name in enumerate(ids) if name not in self._clean_scores]
+        if rows:
+            for row, score in zip(rows, self.base_metric(images[rows]), strict=True):
+                self._clean_scores[ids[row]] = score
+        return torch.stack([self._clean_scores[name] for name in ids])
+
+    # -- evaluation ----------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Log the PSNR of denoised validation images; returns the undefended scores."""
+        images, ids = batch["image"], batch["image_id"]
+        if isinstance(self.defense, MedianSmoothing) and self.defense.denoiser is not None:
+            noisy = self.defense.noisy(images, ids, [0] * len(ids), self.seed, "validate")
+            error = F.mse_loss(self.defense.denoise(noisy), images)
+            self.log("val/psnr", -10 * torch.log10(error), prog_bar=True, batch_size=len(ids))
+        return {"score_clean": self.base_metric(images)}
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Return the undefended scores; callbacks do what else a test does."""
+        return {"score_clean": self.base_metric(batch["image"])}
+
+    # -- checkpoints ---------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the denoiser alone: the metric is frozen and has its own weights."""
+        checkpoint["state_dict"] = {f"denoiser.{key}": value for key, value in self.denoiser.state_dict().items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Load the denoiser strictly."""
+        prefix = "denoiser."
+        state = {key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items()}
+        load_strictly(self.denoiser, state, "the run's checkpoint")
+        checkpoint["state_dict"] = {}
