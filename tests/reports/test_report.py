@@ -69,9 +69,7 @@ def make_run(
                 }
             rows.append(row)
             if attacks and radius == (radii or (None,))[0]:
-                rows.append(
-                    {**row, "attack": "ifgsm", "score_attacked": score[i] + 0.4, "l2": 6.0, "linf": 4 / 255}
-                )
+                rows.append({**row, "attack": "ifgsm", "score_attacked": score[i] + 0.4, "l2": 6.0, "linf": 4 / 255})
     pd.DataFrame(rows, columns=list(COLUMNS)).to_parquet(folder / "records.parquet", index=False)
 
     summary: dict[str, Any] = {
@@ -127,13 +125,9 @@ def make_run(
     if training:
         write_metrics(folder, rng)
     if gallery:
-        write_gallery(
-            folder, ids[:gallery], picture or (lambda i: rng.integers(0, 255, (48, 48, 3), dtype=np.uint8))
-        )
+        write_gallery(folder, ids[:gallery], picture or (lambda i: rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)))
     (folder / ".hydra").mkdir(exist_ok=True)
-    (folder / ".hydra" / "config.yaml").write_text(
-        "sigma: 0.12\nnum_samples: 1000\ndefense:\n  name: dms_iqa\n"
-    )
+    (folder / ".hydra" / "config.yaml").write_text("sigma: 0.12\nnum_samples: 1000\ndefense:\n  name: dms_iqa\n")
     return summary
 
 
@@ -275,7 +269,7 @@ def test_run_without_certificates_claims_nothing(tmp_path):
     summary = make_run(tmp_path, radii=(), defense=None, training=False, gallery=0, task="evaluate")
     (tmp_path / ".hydra" / "config.yaml").unlink()
     page = page_of(tmp_path)
-    assert "Scored with the metric mini, without a defense on the data set mini" in page.text
+    assert "The metric mini without a defense on the data set mini; 40 test images scored." in page.text
     assert "Nothing on this page is proven" in page.text
     assert f"{summary['plcc']:.3f}" in page.text
     assert "→" not in page.text
@@ -335,12 +329,14 @@ def test_every_key_of_the_summary_may_be_null(tmp_path):
     page_of(tmp_path)
 
 
-def test_each_single_key_may_be_missing(tmp_path):
-    summary = make_run(tmp_path, gallery=0, training=False)
-    run = html_module.load_run(tmp_path)
-    for key in summary:
-        if key == "name":
-            continue
+DRAWN = {"certified_radius", "metric_range", "srocc", "certified_srocc_r0.06", "joint_confidence"}
+
+
+def test_each_single_key_may_be_missing(tmp_path, monkeypatch):
+    summary = make_run(tmp_path, num_images=6, radii=(0.03, 0.06), gallery=0, training=False)
+    run, draw = html_module.load_run(tmp_path), html_module.draw
+    for key in set(summary) - {"name"}:
+        monkeypatch.setattr(html_module, "draw", draw if key in DRAWN else lambda *_: [])
         run.summary.clear()
         run.summary.update({name: value for name, value in summary.items() if name != key})
         assert "<h1>dms_iqa-mini</h1>" in html_module.render(run)
@@ -435,6 +431,15 @@ def test_gallery_reads_nothing_outside_the_run(tmp_path):
     ]
     (tmp_path / "run" / "gallery.json").write_text(json.dumps(entries))
     assert "data:image" not in page_of(tmp_path / "run").source
+
+
+def test_gallery_takes_the_defended_score_from_the_records(tmp_path):
+    make_run(tmp_path, gallery=1)
+    entry = json.loads((tmp_path / "gallery.json").read_text())[0]
+    del entry["score"], entry["panels"][1]
+    (tmp_path / "gallery.json").write_text(json.dumps([entry | {"mos": math.nan}]))
+    score = pd.read_parquet(tmp_path / "records.parquet").set_index("image_id")["score"][entry["image_id"]].iloc[0]
+    assert f"undefended 3.40 · defended {score:.2f}" in page_of(tmp_path).text
 
 
 def test_half_written_files_are_left_out(tmp_path):

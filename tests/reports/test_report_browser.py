@@ -173,9 +173,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module", params=CASES)
-def report(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_run: Any
-) -> SimpleNamespace:
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_run: Any) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("run")
     make_run(folder, **CASES[request.param])
     return SimpleNamespace(path=write_report(folder), case=request.param)
@@ -200,18 +198,14 @@ def test_page_fits_and_is_silent(browser, report, width, dark):
 def test_pictures_decode_and_figures_have_size(browser, report):
     browser.open(report.path, 390)
     assert browser.run("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
-    sizes = browser.run(
-        "[...document.querySelectorAll('.plot svg')].map((svg) => svg.getBoundingClientRect().width)"
-    )
+    sizes = browser.run("[...document.querySelectorAll('.plot svg')].map((svg) => svg.getBoundingClientRect().width)")
     assert sizes
     assert min(sizes) > 280
 
 
 def test_dark_page_leaves_no_black_text_in_figures(browser, report):
     browser.open(report.path, 1280, dark=True)
-    colors = browser.run(
-        "[...document.querySelectorAll('.plot svg text')].map((node) => getComputedStyle(node).fill)"
-    )
+    colors = browser.run("[...document.querySelectorAll('.plot svg text')].map((node) => getComputedStyle(node).fill)")
     assert colors
     assert "rgb(0, 0, 0)" not in colors
     assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(15, 18, 24)"

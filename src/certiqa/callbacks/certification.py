@@ -20,8 +20,8 @@ from certiqa.training import DefenseModule
 class Certification(Records):
     """Certifies a smoothed metric under Lightning.
 
-    At validation a few images with few draws become curves (``val/srocc``, ``val/certified_delta``); at test every image is
-    certified at all radii from one set of draws and recorded. A defense that is not smoothed is only scored.
+    At validation a few images with few draws become curves (``val/srocc``, ``val/certified_delta``); at test every
+    image is certified at all radii from one set of draws and recorded.
 
     Args:
         folder: the run's folder.

@@ -34,7 +34,7 @@ class Gallery(pl.Callback):
         records = trainer.datamodule.test_set.records  # type: ignore[attr-defined]
         ordered = sorted(records, key=lambda record: (record.mos is None, record.mos, record.image_id))
         count = min(self.num_images, len(ordered))
-        rows = np.linspace(0, len(ordered) - 1, count).round().astype(int) if count else []
+        rows = np.linspace(0, len(ordered) - 1, count).round().astype(int)
         self._chosen = {ordered[row].image_id for row in rows}
 
     def on_test_batch_end(

@@ -29,9 +29,7 @@ Bounds = tuple[float, float] | None
 ASSIGNMENT_LIMIT = 3000  # images; beyond, the assignment takes minutes and hardly ever improves on pairs
 
 
-def certified_srocc(
-    lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_bounds: Bounds = None
-) -> float:
+def certified_srocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_bounds: Bounds = None) -> float:
     """Return a proven lower bound on Spearman's correlation of MOS with any scores in the box.
 
     Args:
@@ -106,9 +104,7 @@ def certified_srocc(
     return float(max(bounds))
 
 
-def certified_krocc(
-    lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_bounds: Bounds = None
-) -> float:
+def certified_krocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_bounds: Bounds = None) -> float:
     """Return a proven lower bound on Kendall's tau-b of MOS with any scores in the box.
 
     Arguments, range and errors are those of :func:`certified_srocc`; zero widths give tau-b itself.
@@ -145,9 +141,7 @@ def certified_krocc(
     return float(np.clip(least / np.sqrt(float(pairs - mos_ties) * untied), -1.0, 1.0))
 
 
-def certified_plcc(
-    lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_bounds: Bounds = None
-) -> float:
+def certified_plcc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_bounds: Bounds = None) -> float:
     """Return a proven lower bound on Pearson's correlation of MOS with any raw scores in the box.
 
     It speaks of the raw scores: a curve refitted to perturbed scores is another statistic. An infinite end

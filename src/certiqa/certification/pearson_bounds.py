@@ -69,9 +69,7 @@ def _when_never_negative(lower: Array, upper: Array, y: Array) -> float:
     start = float(np.mean(lower + upper) / 2)
     if high <= low:
         return -1.0  # every score is one constant: nothing to claim
-    search = minimize_scalar(
-        lambda m: -bound(m), bounds=(low, high), method="bounded", options={"xatol": 1e-9}
-    )
+    search = minimize_scalar(lambda m: -bound(m), bounds=(low, high), method="bounded", options={"xatol": 1e-9})
     return max(bound(float(search.x)), bound(start))
 
 
@@ -110,11 +108,7 @@ def _when_negative(lower: Array, upper: Array, y: Array) -> float:
         if stationarity(large) < 0:
             break
         large *= 2
-    worst = (
-        brentq(stationarity, small, large, maxiter=500)
-        if stationarity(small) > 0 > stationarity(large)
-        else small
-    )
+    worst = brentq(stationarity, small, large, maxiter=500) if stationarity(small) > 0 > stationarity(large) else small
     for slack in 10.0 ** np.arange(-13, 0):  # a shade below the worst k the proof is strict
         k = worst * (1 - slack)
         s = pulled(k)

@@ -31,9 +31,7 @@ from scipy.stats import binom
 from certiqa.errors import UserError
 
 
-def order_statistic_ranks(
-    radius: float, sigma: float, num_samples: int, confidence: float
-) -> tuple[int, int]:
+def order_statistic_ranks(radius: float, sigma: float, num_samples: int, confidence: float) -> tuple[int, int]:
     """Return the 1-based ranks ``(lower, upper)`` of the draws that bound the score within ``radius``.
 
     With n draws and p = Phi(-+radius/sigma): ``upper`` is the smallest q in [ceil(n p_hi), n] with
@@ -178,9 +176,7 @@ def largest_radius(num_samples: int, sigma: float, confidence: float) -> float:
     return radius
 
 
-def validate_request(
-    radii: float | Sequence[float], sigma: float, num_samples: int, confidence: float
-) -> None:
+def validate_request(radii: float | Sequence[float], sigma: float, num_samples: int, confidence: float) -> None:
     """Refuse, before any image is scored, a request whose outcome is already known to be abstention.
 
     Args:
@@ -235,9 +231,7 @@ def _certifiable(radius: float, sigma: float, num_samples: int, confidence: floa
 
 def _check_noise(sigma: float, confidence: float) -> None:
     if not (math.isfinite(sigma) and sigma > 0):
-        raise UserError(
-            f"sigma={sigma} must be a positive number (pixel units, images in [0, 1]), e.g. 0.12."
-        )
+        raise UserError(f"sigma={sigma} must be a positive number (pixel units, images in [0, 1]), e.g. 0.12.")
     if not 0.5 < confidence < 1:
         raise UserError(f"confidence={confidence} is per side and must lie in (0.5, 1), e.g. 0.999.")
 

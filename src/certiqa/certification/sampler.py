@@ -102,12 +102,15 @@ def certify(
         stream: of the noise.
 
     Raises:
-        UserError: before any work, if n draws cannot certify a radius; for duplicate ids; for NaN scores.
+        UserError: before any work, if n draws cannot certify a radius, for duplicate ids or too small a
+            ``set_size``; for NaN scores.
     """
     smooth = require_certifiable(smooth)
     radius_list = tuple(float(radius) for radius in np.atleast_1d(np.asarray(radii, dtype=float)))
     count = smooth.num_samples if num_samples is None else int(num_samples)
     size = len(images) if set_size is None else set_size
+    if size < len(images):
+        raise UserError(f"set_size={size} is less than the {len(images)} images given; joint intervals would not hold")
     side = check_certificate_request(radius_list, smooth.sigma, count, confidence, joint_confidence, size)
     if image_ids is not None and len(set(image_ids)) != len(image_ids):
         twice = next(name for name in image_ids if list(image_ids).count(name) > 1)

@@ -51,7 +51,7 @@ class QualityDataModule(pl.LightningDataModule):
             raise UserError(f"data.test must be quick or all, got '{test}'")
         if batch_size < 1 or eval_batch_size < 1:
             raise UserError(f"batch sizes must be at least 1, got {batch_size} and {eval_batch_size}")
-        self.name = name
+        self.dataset_name = name
         self.test = test
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -66,7 +66,7 @@ class QualityDataModule(pl.LightningDataModule):
     def dataset(self, split: str) -> ImageDataset:
         """Return a split, loaded once."""
         if split not in self._sets:
-            self._sets[split] = load_dataset(self.name, split, cache=self.cache)
+            self._sets[split] = load_dataset(self.dataset_name, split, cache=self.cache)
         return self._sets[split]
 
     @property
@@ -93,7 +93,7 @@ class QualityDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Make or fetch what is missing, once per machine."""
-        load_dataset(self.name, "train", cache=self.cache)
+        load_dataset(self.dataset_name, "train", cache=self.cache)
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return batches of training crops, in an order that depends on (seed, epoch) alone."""

@@ -169,7 +169,9 @@ def find_damage(folder: Path) -> str | None:
 
 def _make_images(folder: Path) -> Iterator[tuple[str, int]]:
     """Make all images, in parallel over (photograph, type); yields (image id, bytes)."""
-    jobs = [(folder, name, kind.type_id) for names in SPLITS.values() for name in names for kind in DISTORTIONS.values()]
+    jobs = [
+        (folder, name, kind.type_id) for names in SPLITS.values() for name in names for kind in DISTORTIONS.values()
+    ]
     columns = (TextColumn("making data set mini"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress, ProcessPoolExecutor(_cores()) as pool:
         task = progress.add_task("", total=len(jobs) * len(LEVELS))
@@ -195,9 +197,7 @@ def _make_cell(folder: Path, photograph: str, type_id: int) -> list[tuple[str, i
     top, left = (height - CROP) // 2, (width - CROP) // 2
     made = []
     for level in LEVELS:
-        distorted = distort(
-            pixels, type_id, level, seed=photograph_seed(photograph), focus=(top, left, CROP, CROP)
-        )
+        distorted = distort(pixels, type_id, level, seed=photograph_seed(photograph), focus=(top, left, CROP, CROP))
         crop = np.ascontiguousarray(distorted[top : top + CROP, left : left + CROP])
         name = image_id(photograph, type_id, level)
         path = folder / name

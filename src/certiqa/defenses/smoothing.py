@@ -151,8 +151,11 @@ class MedianSmoothing(QualityMetric):
         order = scores.argsort(dim=1, stable=True)
         middle = order[:, [(self.num_samples - 1) // 2, self.num_samples // 2]]
         pairs = [(row, int(draw)) for row, draws in enumerate(middle.tolist()) for draw in sorted(set(draws))]
-        values = torch.cat([self._score_draws(images, ids, chunk, seed, stream) for _, chunk in _chunks(pairs, self.batch_size)])
-        return values.view(len(ids), -1).mean(dim=1)
+        values = torch.cat(
+            [self._score_draws(images, ids, chunk, seed, stream) for _, chunk in _chunks(pairs, self.batch_size)]
+        )
+        median = values.view(len(ids), -1).mean(dim=1)
+        return torch.where(scores.isnan().any(dim=1), torch.full_like(median, torch.nan), median)
 
     def _score_draws(
         self, images: Tensor, ids: Sequence[str], pairs: Sequence[tuple[int, int]], seed: int, stream: str
@@ -162,7 +165,11 @@ class MedianSmoothing(QualityMetric):
         names = [ids[row] for row in rows]
         noisy = self.noisy(images[rows], names, draws, seed, stream)
         # a random step behind the noise needs fresh randomness at every draw, or the draws are not independent
-        inner = [f"{stream}|{seed}|{draw}|{name}" for name, draw in zip(names, draws, strict=True)] if self.metric.is_random else None
+        inner = (
+            [f"{stream}|{seed}|{draw}|{name}" for name, draw in zip(names, draws, strict=True)]
+            if self.metric.is_random
+            else None
+        )
         return self.base_function(noisy, image_ids=inner)
 
     def _ids(self, images: Tensor, image_ids: Sequence[str] | None) -> Sequence[str]:

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
@@ -34,29 +35,41 @@ def config_folder() -> Path:
 
 
 def run_app(task: Callable[[DictConfig], None], config_name: str) -> None:
-    """Run a Hydra app; print what a user did wrong as one message and exit with 1 (130 after Ctrl-C)."""
+    """Run a Hydra app; print what a user did wrong as one message and exit with 1 (130 after Ctrl-C).
+
+    ``CERTIQA_TRACEBACK=1`` shows the traceback too.
+    """
     register_resolvers()
     # with it Hydra raises its errors instead of printing them its own way; a traceback is still only shown if asked for
     wants_traceback = bool(os.environ.get(TRACEBACK) or os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def guarded(config: DictConfig) -> None:
+        # errors of the job itself are told here: Hydra would add lines of its own around them
+        try:
+            task(config)
+        except Exception as error:
+            fail(error, wants_traceback)
+
     try:
-        app = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(task)
-        app()
+        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(guarded)()
     except KeyboardInterrupt:
-        print("certiqa: interrupted; the same command continues the run", file=sys.stderr)
+        print("certiqa: interrupted; what is done is kept, the same command continues", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if wants_traceback:
-            traceback.print_exc()
-        message = explain(error)
-        if message is None:
-            print(f"certiqa: unexpected {type(error).__name__}: {error}\n", file=sys.stderr)
-            traceback.print_exc()
-        else:
-            print(f"certiqa: {message}", file=sys.stderr)
-            if not wants_traceback:
-                print(f"({TRACEBACK}=1 shows where)", file=sys.stderr)
-        sys.exit(1)
+        fail(error, wants_traceback)
+
+
+def fail(error: Exception, wants_traceback: bool) -> NoReturn:
+    """Print the one message and exit with 1; a traceback where asked for, or where the error is not the user's."""
+    message = explain(error)
+    if wants_traceback or message is None:
+        traceback.print_exception(error)
+    if message is None:
+        print(f"certiqa: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+    else:
+        print(f"certiqa: {message}", file=sys.stderr)
+    sys.exit(1)
 
 
 def explain(error: BaseException) -> str | None:
@@ -102,7 +115,9 @@ def _unknown_key(text: str) -> str | None:
     key = match.group(1)
     known = known_keys()
     hint = suggest(key, known) or suggest(key.split(".")[-1], [name.split(".")[-1] for name in known])
-    return f"unknown key '{key}'.{hint} (`--cfg job` shows all keys; +{key}=... adds one that a class of your own needs)"
+    return (
+        f"unknown key '{key}'.{hint} (`--cfg job` shows all keys; +{key}=... adds one that a class of your own needs)"
+    )
 
 
 def known_keys() -> list[str]:
@@ -123,7 +138,7 @@ def known_keys() -> list[str]:
 def _dotted(config: DictConfig, prefix: str = "") -> list[str]:
     names: list[str] = []
     for key in config:
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key!s}"
         names.append(name)
         child = config._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():

@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from certiqa.callbacks import Certification
@@ -86,12 +86,12 @@ def build_module(config: DictConfig, defense: QualityMetric) -> DefenseModule:
     if config.task != "train" or not config.objective:
         return DefenseModule(defense, seed=config.seed)
     training = config.training
-    sigma = OmegaConf.to_container(OmegaConf.create({"sigma": training.sigma}), resolve=True)["sigma"]  # type: ignore[index,call-overload]
+    sigma = training.sigma
     return DefenseModule(
         defense,
         build(config.objective),
         build(training.optimizer),
-        sigma=sigma,
+        sigma=list(sigma) if isinstance(sigma, ListConfig) else sigma,
         warmup_steps=training.warmup_steps,
         seed=config.seed,
     )

@@ -38,7 +38,7 @@ def semantic_config(config: DictConfig) -> dict[str, Any]:
     """Return the part of a composed config that decides the numbers, resolved."""
     copy = OmegaConf.create({key: config._get_node(key) for key in config if key != "hydra"})
     copy.name = ""
-    copy.paths = {key: "" for key in config.paths}
+    copy.paths = dict.fromkeys(config.paths, "")
     chosen = OmegaConf.to_container(copy, resolve=True)
     assert isinstance(chosen, dict)
     for dotted in NOT_SEMANTIC:

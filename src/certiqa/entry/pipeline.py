@@ -6,6 +6,7 @@ import logging
 import platform
 import sys
 import time
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def train(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule, f
     notes = {
         "metric": module.base_metric.name,
         "objective": module.objective.name,
-        "data": data.name,
+        "data": data.dataset_name,
         "steps": str(trainer.global_step),
         "certiqa": __version__,
     }
@@ -116,7 +117,7 @@ def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule
         "defense": config.defense.name,
         "denoiser": config.denoiser.get("name") if config.denoiser else None,
         "objective": config.objective.get("name") if config.objective else None,
-        "data": data.name,
+        "data": data.dataset_name,
         "mos_kind": data.test_set.mos_kind,
         "sigma": smooth.sigma if smooth else None,
         "num_samples": smooth.num_samples if smooth else None,
@@ -162,3 +163,11 @@ def quiet_lightning() -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+    for harmless in (
+        "Found .* module.* in eval mode at the start of training",  # the frozen metric is meant to be
+        ".*does not have many workers",
+        "Experiment logs directory .* exists and is not empty",  # curves of an unfinished run are set aside first
+        ".*isinstance.treespec, LeafSpec.*",
+        "Starting from v1.9.0, `tensorboardX`",
+    ):
+        warnings.filterwarnings("ignore", harmless)

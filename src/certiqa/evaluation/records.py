@@ -27,8 +27,8 @@ COLUMNS = (
 class RecordStore:
     """The records of one run: ``records/rank-K.jsonl`` while it goes on, ``records.parquet`` at the end.
 
-    A line is written whole and synced before the next image starts, so a killed run loses at most the image
-    under way; a line that was cut short is dropped when the file is opened again.
+    A line holds all rows (one per radius) of one image and is synced before the next image starts, so a killed run
+    loses at most the image under way; a line that was cut short is dropped when the file is opened again.
 
     Args:
         folder: the run's folder.
@@ -42,7 +42,9 @@ class RecordStore:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._drop_cut_line()
         except OSError as error:
-            raise UserError(f"cannot write records to '{self.path}': {error}; free space or choose another folder") from error
+            raise UserError(
+                f"cannot write records to '{self.path}': {error}; free space or choose another folder"
+            ) from error
         self._done = {(row["image_id"], row["attack"]) for row in read_lines(self.folder)}
 
     def _drop_cut_line(self) -> None:
@@ -60,10 +62,9 @@ class RecordStore:
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append the rows of one finished image durably; raises UserError where the disk refuses."""
         rows = [{"attack": NO_ATTACK, **row} for row in rows]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
         try:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(text)
+                file.write(json.dumps(rows) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -83,15 +84,13 @@ class RecordStore:
 
 def read_lines(folder: str | Path) -> list[dict[str, Any]]:
     """Read the rows of all ranks of a run; a line cut short by a kill is left out."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in sorted((Path(folder) / "records").glob("rank-*.jsonl")):
         for line in path.read_text(encoding="utf-8").split("\n"):
             try:
-                row = json.loads(line) if line else None
+                rows += json.loads(line) if line else []
             except json.JSONDecodeError:
                 continue
-            if isinstance(row, dict) and "image_id" in row:
-                rows.append(row)
     return rows
 
 

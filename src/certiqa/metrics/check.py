@@ -31,9 +31,7 @@ class MetricCheck:
             raise UserError(f"metric '{self.name}' breaks the contract of a quality metric:\n{problems}")
 
 
-def check_metric(
-    metric: nn.Module, *, size: int | None = None, defended: bool = False, seed: int = 0
-) -> MetricCheck:
+def check_metric(metric: nn.Module, *, size: int | None = None, defended: bool = False, seed: int = 0) -> MetricCheck:
     """Check that a metric can be certified, attacked and trained through.
 
     A base metric must be frozen (no parameter requires grad, eval mode survives ``train()``),

@@ -17,16 +17,20 @@ from certiqa.metrics.base import FrozenMetric
 from certiqa.metrics.weights import SHIPPED, load_strictly, read_weights
 
 NUM_BLOCKS = 14  # torchvision's features[0] (stem) to features[13], the last block with 96 channels
-TAPS = (1, 3, 6, 10, 13)  # the last block at each resolution or width: 16, 24, 32, 64, 96 channels
+TAPS = (0, 2, 4, 6, 8, 10, 12, 13)  # 32, 24, 32, 32, 64, 64, 96 and 96 channels
+NUM_FEATURES = 3 * (32 + 24 + 32 + 32 + 64 + 64 + 96 + 96)
 MOS_RANGE = (1.0, 5.0)
 
 
 class MiniBackbone(nn.Module):
-    """MobileNetV2 up to block 13; returns the mean and standard deviation of five blocks' channels.
+    """MobileNetV2 up to block 13; pools mean, deviation and 8-norm of eight blocks' channels.
 
-    Sandler et al., "MobileNetV2", CVPR 2018. Pooling deviations beside means keeps what local
-    distortions (noise, blocks) do to a feature map and the mean alone averages away.
+    Sandler et al., "MobileNetV2", CVPR 2018. Deviations and the 8-norm, a smooth maximum, keep what local
+    distortions (noise, impulses, blocks) do to a feature map and the mean averages away.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,19 +39,22 @@ class MiniBackbone(nn.Module):
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return pooled features ``(N, 464)`` of images ``(N, 3, H, W)`` in [0, 1]."""
+        """Return pooled features ``(N, NUM_FEATURES)`` of images ``(N, 3, H, W)`` in [0, 1]."""
         maps = (images - self.mean) / self.std
         pooled = []
         for index, block in enumerate(self.features):
             maps = block(maps)
             if index in TAPS:
-                variance, mean = torch.var_mean(maps.float(), dim=(2, 3), correction=0)
-                # sqrt has an infinite slope at 0, and dead channels do occur
-                pooled += [mean, (variance + 1e-6).sqrt()]
+                pooled += pool(maps.float())
         return torch.cat(pooled, dim=1)
 
 
-NUM_FEATURES = 2 * (16 + 24 + 32 + 64 + 96)
+def pool(maps: Tensor) -> list[Tensor]:
+    """Return mean, standard deviation and 8-norm ``(N, C)`` of maps ``(N, C, H, W)``."""
+    variance, mean = torch.var_mean(maps, dim=(2, 3), correction=0)
+    eighth = maps.square().square().square().mean(dim=(2, 3))
+    # roots have an infinite slope at 0, and dead channels do occur
+    return [mean, (variance + 1e-6).sqrt(), (eighth + 1e-8) ** 0.125]
 
 
 class MiniNetwork(nn.Module):

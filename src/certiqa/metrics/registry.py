@@ -14,9 +14,7 @@ from certiqa.metrics.mini import MiniMetric
 METRICS: dict[str, Callable[..., QualityMetric]] = {"mini": MiniMetric}
 
 
-def load_metric(
-    name: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
-) -> QualityMetric:
+def load_metric(name: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu") -> QualityMetric:
     """Load a frozen metric by name, e.g. ``load_metric("mini")``.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,9 +32,10 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise UserError(f"'{path}' is not a whole safetensors file ({error}); copy or make it again") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # on a cut or foreign file the unpickler also raises KeyError, IndexError, struct.error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"'{path}' cannot be read as plain tensors: {str(error).splitlines()[0]}. "
+            f"'{path}' cannot be read as plain tensors: {reason}. "
             "Save its state_dict alone, as safetensors if possible, and give that file"
         ) from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else content

@@ -116,10 +116,10 @@ def load_run(folder: str | Path) -> Run:
 
 
 def _read(path: Path, reader: Any, missing: Any = None) -> Any:
-    """Read a file that a run may lack or may have left half written."""
+    """Read a file that a run may lack or have left half written (ValueError: bad json, csv or unicode)."""
     try:
         return reader(path) if path.is_file() else missing
-    except (OSError, ValueError):  # json, csv and unicode errors are all ValueErrors
+    except (OSError, ValueError):
         return missing
 
 
@@ -155,19 +155,10 @@ def render(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        function.__name__: function
-        for function in (
-            tables.decimal,
-            tables.native,
-            tables.exact,
-            tables.percent,
-            tables.count,
-            tables.duration,
-        )
-    }
-    summary, radius, label = run.summary, run.radius, tables.mos_label(run.summary)
-    images = run.images
+    for name in ("decimal", "native", "exact", "percent", "count", "duration"):
+        environment.filters[name] = getattr(tables, name)
+    summary, radius, images = run.summary, run.radius, run.images
+    label = tables.mos_label(summary)
     shown = tables.radius_figures(summary, radius)
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
 
@@ -215,7 +206,8 @@ def image_rows(images: pd.DataFrame) -> list[dict[str, Any]]:
     """
     if images.empty:
         return []
-    table = images.copy()
+    numbers = ["mos", "score_clean", "score", "lower", "upper"]
+    table = images.astype(dict.fromkeys(numbers, float))
     table["delta"] = np.fmax(table["upper"] - table["score"], table["score"] - table["lower"])
     moved = (table["score"] - table["score_clean"]).abs()
     table["_sort"] = table["delta"] if table["delta"].notna().any() else moved
@@ -224,26 +216,15 @@ def image_rows(images: pd.DataFrame) -> list[dict[str, Any]]:
     ends = ends[np.isfinite(ends)]
     start, span = (ends.min(), np.ptp(ends) or 1.0) if ends.size else (0.0, 1.0)
     places = {
-        name: _places(table[columns])
-        for name, columns in (("mos", ["mos"]), ("score", ["score_clean", "score"]))
+        name: _places(table[columns]) for name, columns in (("mos", ["mos"]), ("score", ["score_clean", "score"]))
     }
     rows = []
     for row in table.to_dict("records"):
-        values = {
-            key: tables.value_of(row, key)
-            for key in ("mos", "score_clean", "score", "lower", "upper", "delta")
-        }
-        shown = {
-            key: tables.decimal(value, places.get(key, places["score"])) for key, value in values.items()
-        }
+        values = {key: tables.value_of(row, key) for key in ("mos", "score_clean", "score", "lower", "upper", "delta")}
+        shown = {key: tables.decimal(value, places.get(key, places["score"])) for key, value in values.items()}
         low, high, score = values["lower"], values["upper"], values["score"]
         bar = None
-        if (
-            low is not None
-            and high is not None
-            and score is not None
-            and np.isfinite([low, high, score]).all()
-        ):
+        if low is not None and high is not None and score is not None and np.isfinite([low, high, score]).all():
             bar = {
                 "left": 100 * (low - start) / span,
                 "width": 100 * (high - low) / span,
@@ -262,8 +243,11 @@ def _places(columns: pd.DataFrame) -> int:
 
 def pictures(run: Run) -> list[dict[str, Any]]:
     """Return the gallery, its pictures as data URIs within ``PICTURE_BUDGET``, smaller or fewer if needed."""
+    scores = dict(zip(run.images["image_id"], run.images["score"], strict=True)) if len(run.images) else {}
+    listed = [{"score": scores.get(str(entry.get("image_id"))), **entry} for entry in run.gallery]
+    entries: list[dict[str, Any]] = []
     for side, quality in PICTURE_STEPS:
-        entries = [_entry(run.folder, entry, side, quality) for entry in run.gallery]
+        entries = [_entry(run.folder, entry, side, quality) for entry in listed]
         entries = [entry for entry in entries if entry["panels"]]
         if sum(entry["size"] for entry in entries) <= PICTURE_BUDGET:
             return entries
@@ -277,9 +261,7 @@ def _entry(folder: Path, entry: dict[str, Any], side: int, quality: int) -> dict
         source = _data_uri(folder, str(panel.get("file") or ""), side, quality)
         if source:
             score = tables.value_of(panel, "score")
-            panels.append(
-                {"label": str(panel.get("label") or ""), "source": source, "score": tables.native(score)}
-            )
+            panels.append({"label": str(panel.get("label") or ""), "source": source, "score": tables.native(score)})
     numbers = {key: tables.native(tables.value_of(entry, key)) for key in ("mos", "score_clean", "score")}
     size = sum(len(panel["source"]) for panel in panels)
     return {"image_id": str(entry.get("image_id", "")), "panels": panels, "size": size, **numbers}

@@ -2,7 +2,6 @@
 
 Every function returns a :class:`Plot`, or None where the run has no data for it. Colours are drawn as the
 hex values of ``TOKENS`` and written as CSS variables, so that a page in dark mode recolours them.
-matplotlib is imported when the first figure is drawn, and its global (pyplot) state is never touched.
 """
 
 from __future__ import annotations
@@ -67,9 +66,7 @@ def _style() -> Iterator[None]:
 
 
 @_style()
-def score_plots(
-    images: pd.DataFrame, summary: dict[str, Any], radius: float | None, mos_label: str
-) -> list[Plot]:
+def score_plots(images: pd.DataFrame, summary: dict[str, Any], radius: float | None, mos_label: str) -> list[Plot]:
     """Return score against opinion score, undefended and defended, on the same axes.
 
     Args:
@@ -78,7 +75,7 @@ def score_plots(
         radius: the primary radius, None without certificates.
         mos_label: "MOS" or "pseudo-MOS".
     """
-    if images.empty or not images["mos"].notna().any():
+    if images.empty or not images[["mos", "score"]].notna().all(axis=1).any():
         return []
     mos = images["mos"].to_numpy(float)
     bounds = {name: images[name].to_numpy(float) for name in ("lower", "upper", "joint_lower", "joint_upper")}
@@ -88,8 +85,6 @@ def score_plots(
     )
     every = np.concatenate([images["score_clean"], images["score"], *bounds.values()]).astype(float)
     every = every[np.isfinite(every)]
-    if not every.size:
-        return []
     margin = 0.05 * (np.ptp(every) or 1.0)
     falling = bool(summary.get("lower_better"))
     plots = []
@@ -100,18 +95,14 @@ def score_plots(
             continue
         figure, (axes,) = _figure()
         raster = len(images) > RASTER_ABOVE
-        axes.set_ylim(every.min() - margin, every.max() + margin)
+        axes.set_ylim(every.min() - margin, every.max() + 3 * margin)  # room for the SROCC
         caption = f"Each point is one image; points that rise along one curve agree with {mos_label}."
         caption += " Lower is better for this metric, so good agreement falls." if falling else ""
         if key == "defended" and radius is not None and np.isfinite(bounds["upper"] - bounds["lower"]).any():
-            joint = _bars(
-                axes, mos, bounds["joint_lower"], bounds["joint_upper"], color=color, alpha=0.28, lw=4
-            )
-            bars = _bars(axes, mos, bounds["lower"], bounds["upper"], color=color, lw=1.4)
+            joint = _bars(axes, mos, bounds["joint_lower"], bounds["joint_upper"], color, alpha=0.28, lw=4)
+            bars = _bars(axes, mos, bounds["lower"], bounds["upper"], color, lw=1.4)
             caption += f" Thin bar: how far any perturbation of l2 norm up to {radius:g} can move that score."
-            caption += (
-                " Broad pale bar: the longer interval that holds for all images at once." if joint else ""
-            )
+            caption += " Broad pale bar: the interval that holds jointly for all images." if joint else ""
             abstained = len(images) - bars
             caption += f" {abstained} without a bar could not be certified." if abstained else ""
             for collection in axes.collections:
@@ -147,15 +138,15 @@ def delta_plot(records: pd.DataFrame, range_width: float | None) -> Plot | None:
         return None
     figure, (axes,) = _figure()
     shown = np.isfinite(median)
-    band = np.isfinite(high)
-    axes.fill_between(x[band], low[band], high[band], color=DEFENDED, alpha=0.18, lw=0)
+    top = 1.18 * max(median[shown].max(), high[np.isfinite(high)].max(initial=0)) or 1.0
+    axes.fill_between(x[shown], low[shown], np.minimum(high, top)[shown], color=DEFENDED, alpha=0.18, lw=0)
     axes.plot(x[shown], median[shown], color=DEFENDED, marker="o", ms=4.5)
-    axes.set_ylim(0, 1.18 * max(median[shown].max(), high[band].max(initial=0)) or 1)
+    axes.set_ylim(0, top)
     _radius_axis(axes, x)
     axes.set_ylabel("certified delta (score units)")
     caption = (
         "The most that any perturbation of this l2 norm or less can move a score. Line: the median image; "
-        "band: the middle half of the images. Lower is stronger."
+        "band: the middle half of the images; proven at the dots. Lower is stronger."
     )
     if range_width:
         share = 100 / range_width
@@ -165,8 +156,8 @@ def delta_plot(records: pd.DataFrame, range_width: float | None) -> Plot | None:
         right.set_ylabel("% of the metric's range")
         right.spines["right"].set_visible(False)
         right.tick_params(length=0)
-    if not shown.all():
-        caption += " Radii without a point: at least half of the images could not be certified."
+    if not np.isfinite(high).all():
+        caption += " Where the band reaches the top, a quarter or more could not be certified; no point: half."
     return Plot("delta", "Certified delta against radius", _svg(figure, "delta"), caption)
 
 
@@ -178,13 +169,12 @@ def correlation_plot(summary: dict[str, Any], radii: Sequence[float], mos_label:
     if not certified:
         return None
     x, y = np.array(certified).T
-    clean, undefended = value_of(summary, "srocc"), value_of(summary, "srocc_undefended")
+    clean, undefended = (value_of(summary, key) for key in ("srocc", "srocc_undefended"))
     figure, (axes,) = _figure()
     floor = min(0.0, float(y.min()) - 0.08)
     _radius_axis(axes, x)
-    labelled = [("undefended", undefended, UNDEFENDED), ("defended", clean, DEFENDED)]
     gap = None if clean is None or undefended is None else undefended - clean
-    for name, value, color in labelled:
+    for name, value, color in (("undefended", undefended, UNDEFENDED), ("defended", clean, DEFENDED)):
         if value is not None:
             axes.axhline(value, color=color, lw=1.5, ls=(0, (4, 2.5)))
             below = gap is not None and ((name == "defended") == (gap >= 0)) and abs(gap) < 0.12
@@ -193,17 +183,19 @@ def correlation_plot(summary: dict[str, Any], radii: Sequence[float], mos_label:
                 xytext=(0, -4 if below else 4), textcoords="offset points", ha="right",
                 va="top" if below else "bottom", fontsize=9.5,
             )  # fmt: skip
-    axes.plot(x, y, color=CERTIFIED, marker="o", ms=4.5)
-    axes.fill_between(x, floor, y, color=CERTIFIED, alpha=0.12, lw=0)
+    ledge, level = np.array([0.0, *x]), np.array([y[0], *y])  # a radius proves its floor for all smaller ones
+    axes.step(ledge, level, where="pre", color=CERTIFIED)
+    axes.plot(x, y, color=CERTIFIED, marker="o", ms=4.5, ls="none")
+    axes.fill_between(ledge, floor, level, step="pre", color=CERTIFIED, alpha=0.12, lw=0)
     axes.text(0.06, 0.05, "certified floor", transform=axes.transAxes, color=CERTIFIED, fontsize=9.5)
-    axes.set_ylim(floor, 1.0)
+    axes.set(xlim=(0, 1.04 * x.max()), ylim=(floor, 1.0))
     axes.set_ylabel(f"SROCC with {mos_label}")
     joint = value_of(summary, "joint_confidence")
     said = f" with joint confidence {percent(joint, setting=True)}" if joint is not None else ""
     caption = (
         f"Solid: a floor, proven{said}: whatever perturbation within the radius each image gets, SROCC stays "
-        "on or above it. Dashed: SROCC measured without any perturbation. The closer solid is to the "
-        "dashed one of the defense, the more of its correlation is guaranteed."
+        "on or above it (a step holds up to its dot). Dashed: SROCC measured without any perturbation. The closer "
+        "solid is to the dashed line of the defense, the more of its correlation is guaranteed."
     )
     return Plot("correlation", "SROCC and certified SROCC", _svg(figure, "correlation"), caption)
 
@@ -259,10 +251,10 @@ def _curve(table: pd.DataFrame, axis: str | None, column: str, points: int = 300
     return (x, y) if len(x) else None
 
 
-def _bars(axes: Axes, x: NDArray[Any], lower: NDArray[Any], upper: NDArray[Any], **style: Any) -> int:
+def _bars(axes: Axes, x: NDArray[Any], lower: NDArray[Any], upper: NDArray[Any], color: str, **style: Any) -> int:
     """Draw a bar wherever both ends are finite; returns how many there are."""
     whole = np.isfinite(lower) & np.isfinite(upper)
-    axes.vlines(x[whole], lower[whole], upper[whole], **style)
+    axes.vlines(x[whole], lower[whole], upper[whole], color=color, **style)
     return int(whole.sum())
 
 

@@ -123,9 +123,7 @@ def percent(share: float | None, setting: bool = False) -> str:
 
 def count(value: float | None) -> str:
     """Write a whole number with narrow spaces between thousands."""
-    return (
-        decimal(value) if value is None or not math.isfinite(value) else f"{int(value):,}".replace(",", SPACE)
-    )
+    return decimal(value) if value is None or not math.isfinite(value) else f"{int(value):,}".replace(",", SPACE)
 
 
 def duration(seconds: float | None) -> str:
@@ -173,9 +171,7 @@ def radius_rows(summary: Summary) -> list[dict[str, str]]:
         for name in ("median", "mean_certified"):
             written[f"certified_delta_{name}"] = native(value_of(figures, f"certified_delta_{name}"))
         for name in ("range", "sd"):
-            written[f"certified_delta_{name}_share"] = percent(
-                value_of(figures, f"certified_delta_{name}_share")
-            )
+            written[f"certified_delta_{name}_share"] = percent(value_of(figures, f"certified_delta_{name}_share"))
         for name in ("srocc", "krocc", "plcc", "mse"):
             written[f"certified_{name}"] = decimal(value_of(figures, f"certified_{name}"))
         rows.append(written)
@@ -218,9 +214,7 @@ def comparison_table(summary: Summary) -> Table:
     """
     radii = radii_of(summary)
     title = Text(str(summary.get("name") or "run"))
-    table = Table(
-        title=title, title_justify="left", caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0)
-    )
+    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold")
     for name in ("SROCC", "PLCC", "KROCC"):
         table.add_column(name, justify="right")
@@ -231,9 +225,7 @@ def comparison_table(summary: Summary) -> Table:
     keys = ("srocc", "plcc", "krocc")
     undefended = [decimal(value_of(summary, f"{key}_undefended")) for key in keys]
     defended = [decimal(value_of(summary, key)) for key in keys]
-    table.add_row(
-        "undefended", *undefended, *([NOTHING] * (len(radii) + 1) if radii else []), end_section=True
-    )
+    table.add_row("undefended", *undefended, *([NOTHING] * (len(radii) + 1) if radii else []), end_section=True)
     lines = [Text("delta\nof sd\nSROCC ≥")] if radii else []
     table.add_row(
         Text(str(summary.get("defense") or "defended")),

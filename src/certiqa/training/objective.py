@@ -79,7 +79,9 @@ class DenoisingObjective:
                 "give it score_range=(low, high), or train with defense=dms (objective=mse)"
             )
 
-    def score_terms(self, scores: Tensor, clean_scores: Tensor, opinions: Tensor, metric: QualityMetric) -> dict[str, Tensor]:
+    def score_terms(
+        self, scores: Tensor, clean_scores: Tensor, opinions: Tensor, metric: QualityMetric
+    ) -> dict[str, Tensor]:
         """Return the unweighted terms through the metric.
 
         Args:

@@ -155,14 +155,10 @@ def _read(image: NDArray[np.uint8] | NDArray[np.floating]) -> Pixels:
     if values.dtype == np.uint8:
         return to_pixels(values)
     if values.dtype not in (np.float32, np.float64):
-        raise UserError(
-            f"An image to distort is uint8, float32 or float64, not {values.dtype}; convert it first."
-        )
+        raise UserError(f"An image to distort is uint8, float32 or float64, not {values.dtype}; convert it first.")
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 1):  # false for NaN too
-        raise UserError(
-            f"A float image to distort lies in [0, 1], not [{low:g}, {high:g}]; rescale it first."
-        )
+        raise UserError(f"A float image to distort lies in [0, 1], not [{low:g}, {high:g}]; rescale it first.")
     return values.astype(np.float32)
 
 

@@ -49,8 +49,7 @@ def denoising(image: Pixels, variance: float, rng: np.random.Generator) -> Pixel
     noisy = white_noise(image, variance, rng)
     strength = 1.1 * min(math.sqrt(variance), 0.25)
     channels = [
-        restoration.denoise_nl_means(noisy[..., c], patch_size=5, patch_distance=2, h=strength)
-        for c in range(3)
+        restoration.denoise_nl_means(noisy[..., c], patch_size=5, patch_distance=2, h=strength) for c in range(3)
     ]
     return np.stack(channels, axis=-1)
 

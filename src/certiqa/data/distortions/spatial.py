@@ -23,8 +23,7 @@ def jitter(image: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
     for _ in range(5):
         places = grid + np.float32(strength) * rng.standard_normal(grid.shape, dtype=np.float32)
         channels = [
-            ndimage.map_coordinates(image[..., c], places, order=1, mode="nearest", prefilter=False)
-            for c in range(3)
+            ndimage.map_coordinates(image[..., c], places, order=1, mode="nearest", prefilter=False) for c in range(3)
         ]
         image = np.stack(channels, axis=-1)
     return image
@@ -82,9 +81,7 @@ def place_squares(
     places = np.empty(count, dtype=np.intp)
     for kind in (True, False):
         if (kinds == kind).any():
-            places[kinds == kind] = rng.choice(
-                np.flatnonzero(inside == kind), np.count_nonzero(kinds == kind)
-            )
+            places[kinds == kind] = rng.choice(np.flatnonzero(inside == kind), np.count_nonzero(kinds == kind))
     return np.stack([rows[places // len(columns)], columns[places % len(columns)]], axis=1)
 
 

@@ -1,0 +1,69 @@
+"""The data module: an order and crops that depend on (seed, epoch, image) alone."""
+
+import pytest
+import torch
+
+from certiqa.data.datamodule import EpochOrder, QualityDataModule, TrainingCrops, collect_images
+from certiqa.errors import UserError
+
+
+def batches(data, epoch=0):
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    return [next(iter(loader))]
+
+
+def test_crops_do_not_depend_on_workers_and_change_with_seed_and_epoch(mini_cache):
+    options = {"crop": 64, "batch_size": 4, "cache": mini_cache}
+    first = batches(QualityDataModule(**options))[0]
+    again = batches(QualityDataModule(num_workers=1, **options))[0]
+    assert first["image_id"] == again["image_id"]
+    assert torch.equal(first["image"], again["image"])
+    assert first["image"].shape == (4, 3, 64, 64)
+    other_epoch = batches(QualityDataModule(**options), epoch=1)[0]
+    other_seed = batches(QualityDataModule(seed=1, **options))[0]
+    assert first["image_id"] != other_epoch["image_id"]
+    assert first["image_id"] != other_seed["image_id"]
+
+
+def test_an_epoch_visits_every_image_once():
+    order = EpochOrder(50, seed=3)
+    order.set_epoch(7)
+    assert sorted(order) == [(7, index) for index in range(50)]
+
+
+def test_a_crop_larger_than_the_image_is_refused_by_name(mini_cache):
+    crops = TrainingCrops(QualityDataModule(cache=mini_cache).train_set, 300, 0)
+    with pytest.raises(UserError, match=r"is 224x224, smaller than the training crop of 300; set data.crop=224"):
+        crops[0, 0]
+
+
+def test_crops_lie_inside_the_image(mini_cache):
+    images = QualityDataModule(cache=mini_cache).train_set
+    item = TrainingCrops(images, 100, 0)[0, 5]
+    windows = images[5]["image"].unfold(1, 100, 1).unfold(2, 100, 1)
+    assert (windows == item["image"][:, None, None]).flatten(3).all(3).all(0).any()
+
+
+def test_validation_spreads_over_its_list_and_test_can_be_limited(mini_cache):
+    data = QualityDataModule(validation_images=25, limit_test=10, cache=mini_cache)
+    kinds = {record.image_id.split("/")[1].split("_")[0] for record in data.validation_set.records}
+    assert len(data.validation_set) == 25
+    assert len(kinds) >= 20
+    assert len(data.test_set) == 10
+    assert len(QualityDataModule(test="all", cache=mini_cache).test_set) == 625
+
+
+def test_wrong_options_are_named():
+    with pytest.raises(UserError, match=r"data.test must be quick or all, got 'some'"):
+        QualityDataModule(test="some")
+    with pytest.raises(UserError, match="batch sizes"):
+        QualityDataModule(batch_size=0)
+
+
+def test_collect_images_keeps_the_asked_order(mini_cache):
+    images = QualityDataModule(cache=mini_cache).test_set
+    ids = [images.records[3].image_id, images.records[0].image_id]
+    batch = collect_images(images, ids)
+    assert torch.equal(batch[0], images[3]["image"])
+    assert torch.equal(batch[1], images[0]["image"])

@@ -1,0 +1,209 @@
+"""The commands as a user types them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHECK = ["num_samples=30", "data.limit_test=4"]
+
+
+def command(script, *arguments, outputs):
+    return [sys.executable, str(ROOT / script), f"paths.outputs={outputs}", *arguments]
+
+
+def call(script, *arguments, outputs, expect=0, cwd=ROOT):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    done = subprocess.run(
+        command(script, *arguments, outputs=outputs), capture_output=True, text=True, cwd=cwd, env=environment, timeout=300
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def only_folder(outputs, task="train"):
+    (folder,) = (path for path in (outputs / task).iterdir() if path.is_dir())
+    return folder
+
+
+def records(folder):
+    return pd.read_parquet(folder / "records.parquet").drop(columns="path")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, mini_cache):
+    outputs = tmp_path_factory.mktemp("trained")
+    return call("train.py", "debug=fast", outputs=outputs), outputs
+
+
+def test_a_run_leaves_what_is_promised(trained):
+    done, outputs = trained
+    folder = only_folder(outputs)
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {".hydra", "checkpoints", "records", "records.parquet", "summary.json", "report.html", "run.log"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} >= {"denoiser.safetensors"}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["defense"] == "dms_iqa"
+    assert summary["num_images"] == 6
+    assert summary["mos_kind"] == "pseudo-MOS"
+    assert folder.name.endswith(summary["config_hash"])
+    table = records(folder)
+    assert len(table) == 6 * 2
+    assert (table["lower"] <= table["score"]).all()
+    assert (table["score"] <= table["upper"]).all()
+    assert (table["joint_lower"] <= table["score"]).all()
+    assert "undefended" in done.stdout
+    assert "certified SROCC" in done.stdout
+    assert "report.html" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_finished_run_is_reported_and_not_run_again(trained):
+    _, outputs = trained
+    folder = only_folder(outputs)
+    before = (folder / "records.parquet").stat().st_mtime_ns
+    again = call("train.py", "debug=fast", outputs=outputs)
+    assert "finished already" in again.stdout
+    assert "undefended" in again.stdout
+    assert (folder / "records.parquet").stat().st_mtime_ns == before
+
+
+def test_same_seed_same_records_and_fresh_keeps_the_old_folder(trained):
+    _, outputs = trained
+    folder = only_folder(outputs)
+    first = records(folder)
+    call("train.py", "debug=fast", "fresh=true", outputs=outputs)
+    pd.testing.assert_frame_equal(first, records(folder))
+    kept = folder.with_name(f"{folder.name}.previous-1")
+    pd.testing.assert_frame_equal(first, records(kept))
+
+
+def test_batch_sizes_change_scores_by_rounding_only(trained, tmp_path):
+    weights = only_folder(trained[1]) / "checkpoints" / "denoiser.safetensors"
+    tables = []
+    for size in (1, 16):
+        outputs = tmp_path / str(size)
+        options = [f"denoiser.weights={weights}", f"defense.batch_size={size}", f"data.eval_batch_size={min(size, 4)}"]
+        call("evaluate.py", "debug=fast", *options, *CHECK, outputs=outputs)
+        tables.append(records(only_folder(outputs, "evaluate")))
+    for column in ("score", "lower", "upper", "joint_lower", "joint_upper", "score_clean"):
+        assert np.allclose(tables[0][column], tables[1][column], atol=1e-4 * 4, rtol=0), column
+
+
+def test_a_multirun_makes_one_folder_a_job(tmp_path, mini_cache):
+    call("train.py", "-m", "defense=ms,dms,none", "debug=fast", "trainer.max_steps=1", *CHECK, outputs=tmp_path)
+    folders = [path for path in (tmp_path / "train").iterdir() if path.is_dir()]
+    assert sorted(folder.name.split("-")[2] for folder in folders) == ["dms", "ms", "none"]
+    for folder in folders:
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["status"] == "finished"
+        assert summary["num_images"] == 4
+        assert ("certified_srocc" in summary) == (summary["defense"] != "none")
+        assert (summary["tau_srocc"] == 0) == (summary["defense"] == "none")
+
+
+def test_ctrl_c_keeps_the_records_and_the_same_command_goes_on(tmp_path, mini_cache):
+    options = ["defense=ms", "num_samples=60", "data.limit_test=12", "data.eval_batch_size=1", "certification.radii=[0.06]"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(
+        command("evaluate.py", *options, outputs=tmp_path / "a"), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    lines = []
+    deadline = time.monotonic() + 120
+    while len(lines) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+        for path in (tmp_path / "a").rglob("rank-0.jsonl"):
+            lines = path.read_text().splitlines()
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    folder = only_folder(tmp_path / "a", "evaluate")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert 2 <= summary["num_images"] < 12
+    assert (folder / "report.html").is_file()
+    first = (folder / "records" / "rank-0.jsonl").read_text()
+
+    call("evaluate.py", *options, outputs=tmp_path / "a")
+    assert (folder / "records" / "rank-0.jsonl").read_text().startswith(first), "finished images were done again"
+    call("evaluate.py", *options, outputs=tmp_path / "b")
+    pd.testing.assert_frame_equal(records(folder), records(only_folder(tmp_path / "b", "evaluate")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["defence=ms"], "no config group 'defence'; there are: .*Did you mean 'defense'"),
+        (["defense=dmsiqa"], "no option 'dmsiqa' for defense; there are: dms, dms_iqa, ms, none.*Did you mean 'dms_iqa'"),
+        (["certification.radiuss=1"], "unknown key 'certification.radiuss'. Did you mean 'certification.radius'"),
+        (["sigmma=0.1"], "unknown key 'sigmma'. Did you mean 'sigma'"),
+        (["sigma=0"], "sigma must be positive"),
+        (["certification.radii=[0.06,0.5]"], "0.5.*smallest|0.5.*at least"),
+        (["metric._target_=nowhere.Metric"], "nowhere"),
+        (["metric._target_=torch.nn.Identity"], "returned shape"),
+        (["data.crop=500", "defense=dms"], "is 224x224, smaller than the training crop of 500"),
+        (["metric.weights=/no/such/file.safetensors"], "no weights at '/no/such/file.safetensors'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_message_and_no_traceback(arguments, message, tmp_path, mini_cache):
+    done = call("train.py", *arguments, outputs=tmp_path, expect=1)
+    told = [line for line in done.stderr.splitlines() if line.startswith("certiqa: ")]
+    assert len(told) == 1, done.stderr
+    import re
+
+    assert re.search(message, done.stderr, re.DOTALL), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("records.parquet"))
+
+
+def test_a_traceback_is_shown_when_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("CERTIQA_TRACEBACK", "1")
+    assert "Traceback" in call("train.py", "sigma=0", outputs=tmp_path, expect=1).stderr
+
+
+def test_nan_scores_end_the_run_and_keep_what_is_done(tmp_path, mini_cache):
+    module = tmp_path / "nan_metric.py"
+    module.write_text(
+        "import torch\n"
+        "class NanAtTheFifth(torch.nn.Module):\n"
+        "    score_range = (0.0, 1.0)\n"
+        "    calls = 0\n"
+        "    def forward(self, images):\n"
+        "        scores = images.mean(dim=(1, 2, 3))\n"
+        "        bright = (scores > 0.55) & (images.shape[-1] == 224)\n"
+        "        return torch.where(bright, torch.nan, scores)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    options = ["defense=ms", "metric._target_=nan_metric.NanAtTheFifth", "num_samples=30", "data.eval_batch_size=1"]
+    options += ["certification.radii=[0.03]", "certification.radius=0.03", "certification.joint_confidence=null"]
+    done = subprocess.run(
+        command("evaluate.py", *options, outputs=tmp_path), capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+    assert done.returncode == 1, done.stderr
+    assert "scored" in done.stderr
+    assert "nan" in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+    summary = json.loads((only_folder(tmp_path, "evaluate") / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert summary["num_images"] > 0
+
+
+def test_help_does_not_wait_for_torch(tmp_path):
+    code = "import sys, runpy; sys.argv = ['train.py', '--help']\ntry:\n runpy.run_path('train.py', run_name='__main__')\n"
+    code += "except SystemExit: pass\nassert 'torch' not in sys.modules, 'help imported torch'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "defense" in done.stdout
+    assert "dms_iqa" in done.stdout

@@ -1,0 +1,156 @@
+"""Every config composes and instantiates; names and keys that do not exist are answered with what does."""
+
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+from certiqa.entry import app, identity
+from certiqa.entry.build import (
+    build,
+    build_callbacks,
+    build_defense,
+    build_metric,
+    build_module,
+    build_trainer,
+    check_objective,
+)
+from certiqa.errors import UserError
+
+CONF = Path(__file__).parents[2] / "conf"
+OPTIONS = sorted(
+    (str(path.parent.relative_to(CONF)), path.stem)
+    for path in CONF.rglob("*.yaml")
+    if path.parent != CONF and "hydra" not in path.parts
+)
+
+
+@pytest.fixture
+def composed(tmp_path):
+    identity.register_resolvers()
+
+    def compose_config(*overrides, name="train"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose(name, [f"paths.outputs={tmp_path}", *overrides], return_hydra_config=True)
+            HydraConfig.instance().set_config(config)
+            config.paths.run = str(tmp_path / "run")
+            return config
+
+    return compose_config
+
+
+def test_the_test_sees_every_group():
+    assert {group for group, _ in OPTIONS} >= {
+        *("data", "metric", "defense", "denoiser", "objective", "certification"),
+        *("callbacks", "logger", "trainer", "experiment", "debug"),
+    }
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: value)
+def test_every_option_composes_and_instantiates(composed, mini_cache, group, option):
+    overrides = [f"{group}={option}", f"data.cache={mini_cache}"]
+    if group == "denoiser" and option != "none":
+        overrides.append("defense=dms")
+    if group == "denoiser" and option == "none":
+        overrides.append("defense=ms")
+    if group == "objective":
+        overrides.append({"none": "defense=ms", "mse": "defense=dms", "mse_ranking": "defense=dms_iqa"}[option])
+    if group == "trainer" and option == "gpu":
+        overrides.append("trainer.accelerator=cpu")
+    config = composed(*overrides)
+    if config.get("task") == "mini_metric":
+        assert config.metric_fit.variants > 0
+        return
+    check_objective(config)
+    metric = build_metric(config)
+    defense = build_defense(config, metric, trained=False)
+    data = build(config.data)
+    callbacks = build_callbacks(config, defense, data)
+    module = build_module(config, defense)
+    trainer = build_trainer(config, callbacks)
+    assert isinstance(trainer, pl.Trainer)
+    assert (module.objective is not None) == bool(config.objective)
+    assert defense.name == config.defense.name
+
+
+@pytest.mark.parametrize("defense", ["none", "ms", "dms", "dms_iqa"])
+def test_evaluate_builds_every_defense_with_shipped_weights(composed, mini_cache, defense):
+    config = composed(f"defense={defense}", f"data.cache={mini_cache}", name="evaluate")
+    built = build_defense(config, build_metric(config), trained=True)
+    assert built.name == defense
+    assert build_module(config, built).objective is None
+
+
+def test_evaluate_without_weights_says_what_is_shipped(composed):
+    config = composed("defense=dms", "denoiser=dncnn", name="evaluate")
+    with pytest.raises(UserError, match="are of a unet"):
+        build_defense(config, build_metric(config), trained=True)
+    config = composed("defense=dms", "sigma=0.2", name="evaluate")
+    with pytest.raises(UserError, match=r"trained for sigma=0.12, but sigma=0.2 .*allow_sigma_mismatch"):
+        build_defense(config, build_metric(config), trained=True)
+
+
+def test_a_contradicting_objective_is_an_error(composed):
+    with pytest.raises(UserError, match=r"defense=dms_iqa trains with objective=mse_ranking, but objective=mse"):
+        check_objective(composed("defense=dms_iqa", "objective=mse"))
+
+
+def test_a_metric_of_the_users_own_needs_its_target_alone(composed):
+    config = composed("metric._target_=torch.nn.Identity")
+    assert config.metric.weights is None
+    assert type(build(config.metric)).__name__ == "Identity", "the option's null keys must not reach the user's class"
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["seed=1", "sigma=0.1", "num_samples=99", "defense=dms", "trainer.max_steps=7", "data.test=all", "data.crop=64",
+     "certification.confidence=0.99", "trainer.precision=bf16-mixed", "objective.ranking_weight=0.1"],
+)  # fmt: skip
+def test_the_hash_follows_what_decides_the_numbers(composed, change):
+    assert identity.config_hash(composed()) != identity.config_hash(composed(change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["data.num_workers=3", "data.eval_batch_size=1", "defense.batch_size=7", "trainer.devices=2", "logger=none",
+     "fresh=true", "data.cache=elsewhere", "name=mine", "paths.outputs=there", "trainer.accelerator=cpu"],
+)  # fmt: skip
+def test_the_hash_ignores_where_and_how_fast(composed, change):
+    assert identity.config_hash(composed()) == identity.config_hash(composed(change))
+
+
+def test_one_sigma_and_one_num_samples_reach_every_place(composed):
+    config = composed("sigma=0.07", "num_samples=123")
+    assert (config.defense.sigma, config.defense.num_samples, config.training.sigma, config.denoiser.sigma) == (
+        *(0.07, 123),
+        *(0.07, 0.07),
+    )
+
+
+def test_budgets_may_be_fractions():
+    assert identity.fraction("8/255") == pytest.approx(8 / 255)
+    assert identity.fraction("-2*3+1") == -5
+    for wrong in ("8/0", "__import__('os')", "eight"):
+        with pytest.raises(UserError, match="is not a number"):
+            identity.fraction(wrong)
+
+
+def test_conf_is_found_in_the_checkout():
+    assert app.config_folder() == CONF
+
+
+def test_known_keys_are_those_of_the_configs():
+    keys = app.known_keys()
+    for key in ("data.batch_size", "defense.sigma", "certification.radii", "training.optimizer.lr", "seed", "trainer.max_steps"):
+        assert key in keys
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_missing_values_are_marked_and_nothing_else_is_unset(composed, name):
+    config = composed(name=name)
+    with open_dict(config):
+        del config["hydra"]
+    assert not OmegaConf.missing_keys(config)
