@@ -1,13 +1,64 @@
-"""Fixtures shared by all tests."""
+"""What several test files share: metrics whose answers are known, and small images."""
 
 import pytest
 import torch
 from filelock import FileLock
+from torch import nn
 
 from certiqa.data.cache import cache_root
 from certiqa.data.mini import prepare_mini
+from certiqa.metrics import FrozenMetric
 
 torch.set_num_threads(1)
+
+
+class Linear(nn.Module):
+    """``w . x / numel + b``: its smoothed score and its certificate have closed forms."""
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", torch.tensor(bias))
+
+    def forward(self, images):
+        return (images * self.weight).flatten(1).mean(1) + self.bias
+
+
+class Curved(nn.Module):
+    """A smooth nonlinear score in (0, 1), for images of any size from 3x3."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.features = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 1)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) / 2
+
+    def forward(self, images):
+        return torch.sigmoid(self.head(torch.nn.functional.softplus(self.features(images)).mean(dim=(2, 3))))
+
+
+@pytest.fixture
+def images():
+    """Four random images of 8x8 pixels."""
+    return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(7))
+
+
+@pytest.fixture
+def linear_metric():
+    """Make a linear metric: ``linear_metric(size=8, **facts)``; the weight is ``metric.network.weight``."""
+
+    def make(size=8, **facts):
+        weight = torch.randn(3, size, size, generator=torch.Generator().manual_seed(11))
+        return FrozenMetric(Linear(weight, 0.5), **{"name": "linear", "score_range": (-1, 1), **facts})
+
+    return make
+
+
+@pytest.fixture
+def curved_metric():
+    return FrozenMetric(Curved(), name="curved", score_range=(0, 1), hard_bounds=(0, 1), min_size=3)
 
 
 @pytest.fixture(scope="session")

@@ -150,9 +150,7 @@ def test_arguments_out_of_range_are_named(radius, sigma, n, confidence, named):
 
 def test_interval_shapes_ranks_and_abstention():
     rng = np.random.default_rng(0)
-    scores = rng.permuted(
-        np.tile(np.arange(1.0, 1001), (2, 3, 1)), axis=-1
-    )  # the value of a draw is its rank
+    scores = rng.permuted(np.tile(np.arange(1.0, 1001), (2, 3, 1)), axis=-1)  # the value of a draw is its rank
     lower, upper = certified_interval(scores, 0.05, 0.12, 0.999)
     assert lower.shape == upper.shape == (2, 3)
     assert np.all(lower == 293)

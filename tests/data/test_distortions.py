@@ -238,8 +238,7 @@ def test_denoising_takes_most_of_the_noise_away_and_less_of_the_strongest():
     left = []
     for variance in LEVELS["denoising"]:
         noisy, denoised = (
-            function(gray, variance, np.random.default_rng(0))
-            for function in (noise.white_noise, noise.denoising)
+            function(gray, variance, np.random.default_rng(0)) for function in (noise.white_noise, noise.denoising)
         )
         left.append(np.var(denoised) / np.var(noisy))
     assert max(left) < 0.15
@@ -295,9 +294,7 @@ def test_same_call_same_bytes_and_input_untouched(name, texture):
     first = distort(texture, name, 3, seed=7)
     assert first.dtype == np.uint8
     assert first.shape == texture.shape
-    np.testing.assert_array_equal(
-        first, distort(texture, DISTORTIONS[name].type_id, np.int64(3), seed=np.int64(7))
-    )
+    np.testing.assert_array_equal(first, distort(texture, DISTORTIONS[name].type_id, np.int64(3), seed=np.int64(7)))
     np.testing.assert_array_equal(texture, before)
     as_float = texture / 255
     kept = as_float.copy()

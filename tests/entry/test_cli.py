@@ -23,7 +23,12 @@ def command(script, *arguments, outputs):
 def call(script, *arguments, outputs, expect=0, cwd=ROOT):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     done = subprocess.run(
-        command(script, *arguments, outputs=outputs), capture_output=True, text=True, cwd=cwd, env=environment, timeout=300
+        command(script, *arguments, outputs=outputs),
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=300,
     )
     assert done.returncode == expect, done.stdout + done.stderr
     return done
@@ -112,10 +117,20 @@ def test_a_multirun_makes_one_folder_a_job(tmp_path, mini_cache):
 
 
 def test_ctrl_c_keeps_the_records_and_the_same_command_goes_on(tmp_path, mini_cache):
-    options = ["defense=ms", "num_samples=60", "data.limit_test=12", "data.eval_batch_size=1", "certification.radii=[0.06]"]
+    options = [
+        "defense=ms",
+        "num_samples=60",
+        "data.limit_test=12",
+        "data.eval_batch_size=1",
+        "certification.radii=[0.06]",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen(
-        command("evaluate.py", *options, outputs=tmp_path / "a"), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        command("evaluate.py", *options, outputs=tmp_path / "a"),
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     lines = []
     deadline = time.monotonic() + 120
@@ -145,7 +160,10 @@ def test_ctrl_c_keeps_the_records_and_the_same_command_goes_on(tmp_path, mini_ca
     ("arguments", "message"),
     [
         (["defence=ms"], "no config group 'defence'; there are: .*Did you mean 'defense'"),
-        (["defense=dmsiqa"], "no option 'dmsiqa' for defense; there are: dms, dms_iqa, ms, none.*Did you mean 'dms_iqa'"),
+        (
+            ["defense=dmsiqa"],
+            "no option 'dmsiqa' for defense; there are: dms, dms_iqa, ms, none.*Did you mean 'dms_iqa'",
+        ),
         (["certification.radiuss=1"], "unknown key 'certification.radiuss'. Did you mean 'certification.radius'"),
         (["sigmma=0.1"], "unknown key 'sigmma'. Did you mean 'sigma'"),
         (["sigma=0"], "sigma must be positive"),
@@ -201,7 +219,9 @@ def test_nan_scores_end_the_run_and_keep_what_is_done(tmp_path, mini_cache):
 
 
 def test_help_does_not_wait_for_torch(tmp_path):
-    code = "import sys, runpy; sys.argv = ['train.py', '--help']\ntry:\n runpy.run_path('train.py', run_name='__main__')\n"
+    code = (
+        "import sys, runpy; sys.argv = ['train.py', '--help']\ntry:\n runpy.run_path('train.py', run_name='__main__')\n"
+    )
     code += "except SystemExit: pass\nassert 'torch' not in sys.modules, 'help imported torch'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

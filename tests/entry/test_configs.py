@@ -144,7 +144,14 @@ def test_conf_is_found_in_the_checkout():
 
 def test_known_keys_are_those_of_the_configs():
     keys = app.known_keys()
-    for key in ("data.batch_size", "defense.sigma", "certification.radii", "training.optimizer.lr", "seed", "trainer.max_steps"):
+    for key in (
+        "data.batch_size",
+        "defense.sigma",
+        "certification.radii",
+        "training.optimizer.lr",
+        "seed",
+        "trainer.max_steps",
+    ):
         assert key in keys
 
 

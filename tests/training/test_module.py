@@ -52,7 +52,7 @@ def make(objective=None, sigma=0.1, **options):
     metric = FrozenMetric(MeanBrightness(), score_range=(0, 1))
     defense = MedianSmoothing(metric, sigma, 9, UNet((8, 8)))
     optimizer = lambda parameters: torch.optim.Adam(parameters, lr=2e-3)  # noqa: E731
-    return DefenseModule(defense, objective or DenoisingObjective(), optimizer, warmup_steps=2, **options)
+    return DefenseModule(defense, objective or DenoisingObjective(), optimizer, **{"warmup_steps": 2, **options})
 
 
 def fit(module, folder, steps, **options):
@@ -65,7 +65,7 @@ def fit(module, folder, steps, **options):
         default_root_dir=folder,
         **{"enable_checkpointing": False, **options},
     )
-    trainer.fit(module, DataLoader(Squares(), 4), **({} if "callbacks" not in options else {}))
+    trainer.fit(module, DataLoader(Squares(), 4))
     return trainer
 
 
@@ -120,7 +120,9 @@ def test_gradients_of_the_score_terms_reach_the_denoiser():
     scores = module.base_metric(module.denoiser(images))
     terms = module.objective.score_terms(scores, scores.detach() + 1, torch.zeros(1), module.base_metric)
     module.objective.total(terms).backward()
-    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in module.denoiser.parameters())
+    assert any(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in module.denoiser.parameters()
+    )
 
 
 def test_training_noise_has_the_stated_levels_and_depends_on_the_epoch():
@@ -155,10 +157,14 @@ def test_checkpoints_hold_the_denoiser_alone_and_load_strictly(tmp_path):
 
 
 def test_learning_rate_warms_up_and_decays_to_zero(tmp_path):
-    module = make()
+    module = make(warmup_steps=5)
     rates = []
-    module.on_train_batch_end = lambda *_: rates.append(module.optimizers().param_groups[0]["lr"])
-    fit(module, tmp_path, 20)
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    fit(module, tmp_path, 20, callbacks=[Watch()])
     assert rates[0] < max(rates)
     assert rates[-1] < 0.05 * max(rates)
 

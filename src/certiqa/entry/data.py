@@ -15,9 +15,13 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     sheet = commands.add_parser("sheet", help="draw all distortion types by levels as one picture")
     sheet.add_argument("--image", type=Path, help="a photograph; default: one of the embedded ones")
-    sheet.add_argument("--types", nargs="*", metavar="NAME", help="distortions to draw, by name or KADID number; default all")
+    sheet.add_argument(
+        "--types", nargs="*", metavar="NAME", help="distortions to draw, by name or KADID number; default all"
+    )
     sheet.add_argument("--seed", type=int, default=0, help="of the random distortions (default 0)")
-    sheet.add_argument("--out", type=Path, default=Path("outputs/distortions.png"), help="default outputs/distortions.png")
+    sheet.add_argument(
+        "--out", type=Path, default=Path("outputs/distortions.png"), help="default outputs/distortions.png"
+    )
     prepare = commands.add_parser("prepare", help="make a data set's images now instead of at the first run")
     prepare.add_argument("name", choices=["mini"])
     chosen = parser.parse_args(arguments)

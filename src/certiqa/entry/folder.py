@@ -43,3 +43,11 @@ def last_checkpoint(folder: Path) -> Path | None:
     """Return the checkpoint to continue from."""
     path = folder / "checkpoints" / "last.ckpt"
     return path if path.is_file() else None
+
+
+def keep_curves(folder: Path) -> None:
+    """Set the curves of an unfinished run aside: Lightning's CSV logger starts an empty file."""
+    curves = folder / "metrics.csv"
+    if curves.is_file():
+        number = len(list(folder.glob("metrics-*.csv"))) + 1
+        curves.rename(folder / f"metrics-{number}.csv")

@@ -31,7 +31,8 @@ from certiqa.entry.build import (
     check_objective,
     run_folder,
 )
-from certiqa.entry.folder import finished_summary, last_checkpoint, set_aside
+from certiqa.entry.fit_metric import fit_metric
+from certiqa.entry.folder import finished_summary, keep_curves, last_checkpoint, set_aside
 from certiqa.entry.identity import config_hash
 from certiqa.errors import UserError
 from certiqa.evaluation import RecordStore, summarise, write_summary
@@ -46,6 +47,9 @@ console = Console()
 
 def run(config: DictConfig) -> None:
     """Run one job of ``train.py`` or ``evaluate.py`` in its folder."""
+    if config.task == "mini_metric":
+        fit_metric(config)
+        return
     folder = run_folder(config)
     check_objective(config)
     if config.fresh and (kept := set_aside(folder)):
@@ -62,6 +66,7 @@ def run(config: DictConfig) -> None:
     facts = describe(config, defense, data)
     callbacks = build_callbacks(config, defense, data)
     module = build_module(config, defense)
+    keep_curves(folder)
     trainer = build_trainer(config, callbacks)
     status, started = "failed", time.monotonic()
     try:

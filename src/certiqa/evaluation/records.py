@@ -88,9 +88,10 @@ def read_lines(folder: str | Path) -> list[dict[str, Any]]:
     for path in sorted((Path(folder) / "records").glob("rank-*.jsonl")):
         for line in path.read_text(encoding="utf-8").split("\n"):
             try:
-                rows += json.loads(line) if line else []
+                found = json.loads(line) if line else []
             except json.JSONDecodeError:
                 continue
+            rows += found if isinstance(found, list) else [found]
     return rows
 
 

@@ -109,10 +109,17 @@ def load_run(folder: str | Path) -> Run:
         folder=folder,
         summary=summary,
         records=records,
-        metrics=_read(folder / "metrics.csv", pd.read_csv, pd.DataFrame()),
+        metrics=_curves(folder),
         gallery=[entry for entry in gallery if isinstance(entry, dict)] if isinstance(gallery, list) else [],
         config=(config or "")[:CONFIG_SHOWN],
     )
+
+
+def _curves(folder: Path) -> pd.DataFrame:
+    """Read the training curves; a run that was interrupted and continued has a file for each part."""
+    parts = [_read(path, pd.read_csv, pd.DataFrame()) for path in sorted(folder.glob("metrics*.csv"))]
+    parts = [part for part in parts if "step" in part]
+    return pd.concat(parts).sort_values("step", kind="stable", ignore_index=True) if parts else pd.DataFrame()
 
 
 def _read(path: Path, reader: Any, missing: Any = None) -> Any:

@@ -1,8 +1,9 @@
 """How the embedded metric is made: a ridge head on frozen ImageNet features, fitted to pseudo-MOS.
 
-``python train.py experiment=mini_metric`` runs it. With fourteen contents the danger is to learn the contents: fine-tuning
-the network memorises them. So the features stay frozen, the head is linear, and each photograph is seen in many guises:
-other crops, mirrored, other tone and colour *before* the distortion, which changes the content but not the label.
+``python train.py experiment=mini_metric`` runs it. With fourteen contents the danger is to learn the contents:
+fine-tuning the network memorises them. So the features stay frozen, the head is linear, and each photograph is seen in
+many guises: other crops, mirrored, other tone and colour *before* the distortion, which changes the content but not
+the label.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class MetricFit:
 def fit_mini_metric(
     path: str | Path,
     *,
-    variants: int = 6,
+    variants: int = 8,
     penalties: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0),
     num_groups: int = 5,
     seed: int = 0,
@@ -80,7 +81,9 @@ def fit_mini_metric(
     """
     network = imagenet_network()
     backbone = _fast_backbone(network)
-    plain = {split: features_of(backbone, load_dataset("mini", split, cache=cache)) for split in ("train", "validation")}
+    plain = {
+        split: features_of(backbone, load_dataset("mini", split, cache=cache)) for split in ("train", "validation")
+    }
     more = features_of_variants(backbone, variants, seed)
     features = np.concatenate([plain["train"][0], more[0]])
     targets = to_logits(np.concatenate([plain["train"][1], more[1]]))
@@ -109,7 +112,9 @@ def fit_mini_metric(
         network.head.weight.copy_(torch.from_numpy(weights)[None])
         network.head.bias.fill_(float(bias))
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
-    save_file(state, path, metadata={"metric": "mini", "variants": str(variants), "penalty": str(penalty), "seed": str(seed)})
+    save_file(
+        state, path, metadata={"metric": "mini", "variants": str(variants), "penalty": str(penalty), "seed": str(seed)}
+    )
     test = features_of(backbone, load_dataset("mini", "test", cache=cache))
     scores = MOS_RANGE[0] + (MOS_RANGE[1] - MOS_RANGE[0]) / (1 + np.exp(-(test[0] @ weights + bias)))
     return MetricFit(

@@ -88,7 +88,7 @@ class DefenseModule(pl.LightningModule):
         assert self.objective is not None
         images, ids, epochs = batch["image"], batch["image_id"], batch["epoch"].tolist()
         mse_only = not self.objective.needs_metric or self.global_step < self.objective.mse_share * self._num_steps
-        if mse_only and self.objective.mse_crop is not None and self.objective.needs_metric:
+        if mse_only and self.objective.mse_crop is not None:
             images = self._crop(images, self.objective.mse_crop)
         noisy = self._noisy(images, ids, epochs)
         denoised = self.denoiser(noisy)

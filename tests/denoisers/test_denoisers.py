@@ -1,0 +1,116 @@
+"""Denoisers: what they are, and that a checkpoint says what it was trained for."""
+
+import pytest
+import torch
+from torch import nn
+
+from certiqa.denoisers import DENOISERS, DnCNN, UNet, load_denoiser, name_of, save_denoiser
+from certiqa.errors import UserError
+
+SMALL = {"unet": {"channels": (4, 6, 8)}, "dncnn": {"depth": 3, "width": 5}}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Save a small denoiser; returns it and its path."""
+
+    def make(name="unet", sigma=0.12):
+        torch.manual_seed(1)
+        denoiser = DENOISERS[name](**SMALL[name])
+        path = tmp_path / f"{name}.safetensors"
+        save_denoiser(denoiser, path, sigma=sigma, notes={"epochs": "3"})
+        return denoiser, path
+
+    return make
+
+
+def test_the_small_architectures_cover_all():
+    assert set(SMALL) == set(DENOISERS)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("size", [(16, 16), (7, 13), (1, 1), (33, 8)])
+def test_any_size_is_kept_and_each_image_is_treated_alone(name, size):
+    torch.manual_seed(0)
+    denoiser = DENOISERS[name](**SMALL[name]).eval()
+    images = torch.rand(3, 3, *size)
+    with torch.no_grad():
+        output = denoiser(images)
+        assert output.shape == images.shape
+        assert not torch.equal(output, images)
+        torch.testing.assert_close(denoiser(images[1:2]), output[1:2], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_zero_outlet_is_the_identity(name):
+    denoiser = DENOISERS[name](**SMALL[name])
+    outlet = denoiser.outlet if name == "unet" else denoiser.dncnn[-1]
+    for parameter in outlet.parameters():
+        nn.init.zeros_(parameter)
+    images = 3 * torch.rand(2, 3, 9, 12) - 1  # nothing is clipped
+    assert torch.equal(denoiser(images), images)
+
+
+def test_dncnn_is_the_published_one():
+    denoiser = DnCNN()
+    assert sum(parameter.numel() for parameter in denoiser.parameters()) == 558_336
+    convolutions = [key for key, value in denoiser.state_dict().items() if value.ndim == 4]
+    assert convolutions == ["dncnn.0.weight", *(f"dncnn.{2 + 3 * i}.weight" for i in range(15)), "dncnn.47.weight"]
+    assert all(key.startswith("dncnn.") for key in denoiser.state_dict())
+    assert "dncnn.3.running_var" in denoiser.state_dict()
+
+
+def test_the_default_unet_is_small_on_disk(tmp_path):
+    save_denoiser(UNet(), tmp_path / "unet.safetensors", sigma=0.12, notes={})
+    assert (tmp_path / "unet.safetensors").stat().st_size <= 1_500_000
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_checkpoint_rebuilds_architecture_options_and_weights(saved, name):
+    denoiser, path = saved(name)
+    loaded = load_denoiser(name, weights=path, sigma=0.12)
+    assert type(loaded) is type(denoiser)
+    assert loaded.state_dict().keys() == denoiser.state_dict().keys()
+    images = torch.rand(2, 3, 10, 11)
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(images), denoiser.eval()(images))
+
+
+def test_another_sigma_is_refused_unless_allowed_by_name(saved):
+    _, path = saved(sigma=0.12)
+    with pytest.raises(UserError, match=r"trained for sigma=0\.12, but sigma=0\.06.*allow_sigma_mismatch"):
+        load_denoiser("unet", weights=path, sigma=0.06)
+    assert isinstance(load_denoiser("unet", weights=path, sigma=0.06, allow_sigma_mismatch=True), UNet)
+
+
+def test_a_range_of_sigma_is_accepted_inside_only(saved):
+    _, path = saved(sigma=(0.05, 0.2))
+    for sigma in (0.05, 0.12, 0.2):
+        load_denoiser("unet", weights=path, sigma=sigma)
+    for sigma in (0.04, 0.21):
+        with pytest.raises(UserError, match=r"\[0\.05, 0\.2\]"):
+            load_denoiser("unet", weights=path, sigma=sigma)
+
+
+def test_another_architecture_is_named(saved):
+    _, path = saved("unet")
+    with pytest.raises(UserError, match="are of a unet; use denoiser=unet"):
+        load_denoiser("dncnn", weights=path)
+
+
+def test_unknown_names_and_impossible_options_are_refused():
+    with pytest.raises(UserError, match=r"no denoiser 'unett'.*Did you mean 'unet'\?"):
+        load_denoiser("unett")
+    with pytest.raises(UserError, match="depth=1"):
+        load_denoiser("dncnn", depth=1)
+    with pytest.raises(UserError, match=r"\[8\]"):
+        load_denoiser("unet", channels=[8])
+    with pytest.raises(UserError, match="no weights at 'nowhere'"):
+        load_denoiser("unet", weights="nowhere")
+
+
+def test_name_of_a_denoiser():
+    assert name_of(UNet(channels=(2, 2))) == "unet"
+    assert name_of(DnCNN(depth=2, width=1)) == "dncnn"
+    assert name_of(nn.Identity()).endswith("Identity")
