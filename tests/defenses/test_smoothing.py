@@ -196,7 +196,7 @@ def test_what_cannot_be_is_refused(linear_metric, images):
     for sigma in (0.0, -0.1, float("nan")):
         with pytest.raises(UserError, match="sigma must be positive"):
             MedianSmoothing(metric, sigma)
-    with pytest.raises(UserError, match="at least 1, got 0 and 20"):
+    with pytest.raises(UserError, match="at least 1, got 0 and"):
         MedianSmoothing(metric, SIGMA, num_samples=0)
     with pytest.raises(UserError, match="at least 1, got 100 and 0"):
         MedianSmoothing(metric, SIGMA, batch_size=0)

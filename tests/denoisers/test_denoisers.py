@@ -41,6 +41,15 @@ def test_any_size_is_kept_and_each_image_is_treated_alone(name, size):
         torch.testing.assert_close(denoiser(images[1:2]), output[1:2], rtol=0, atol=1e-5)
 
 
+def test_the_unet_repeats_border_pixels_up_to_a_size_it_can_halve():
+    torch.manual_seed(0)
+    denoiser = UNet(**SMALL["unet"])
+    images = torch.rand(2, 3, 7, 13)
+    padded = nn.functional.pad(images, (0, 3, 0, 1), mode="replicate")  # 8x16: folded by 2, then halved twice
+    with torch.no_grad():
+        torch.testing.assert_close(denoiser(images), denoiser(padded)[..., :7, :13], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_a_zero_outlet_is_the_identity(name):
     denoiser = DENOISERS[name](**SMALL[name])

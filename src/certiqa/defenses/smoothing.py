@@ -31,7 +31,8 @@ class MedianSmoothing(QualityMetric):
         denoiser: module ``(N, 3, H, W)`` -> ``(N, 3, H, W)``, frozen here; None for plain MS.
         clip: clip noisy and denoised images to [0, 1], what metrics expect.
         seed: of the noise.
-        batch_size: noisy images per forward pass; changes scores by rounding only.
+        batch_size: noisy images per forward pass, which changes scores by rounding only; None for 4 on a CPU, whose
+            caches larger batches overflow, and 64 on a GPU.
         name: what tables call it.
     """
 
@@ -46,13 +47,13 @@ class MedianSmoothing(QualityMetric):
         clip: bool = True,
         *,
         seed: int = 0,
-        batch_size: int = 20,
+        batch_size: int | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__()
         if not sigma > 0:
             raise UserError(f"sigma must be positive, in [0, 1] pixel units (e.g. 0.12), got {sigma}")
-        if num_samples < 1 or batch_size < 1:
+        if num_samples < 1 or (batch_size is not None and batch_size < 1):
             raise UserError(f"num_samples and batch_size must be at least 1, got {num_samples} and {batch_size}")
         self.metric = as_metric(metric)
         self.sigma = float(sigma)
@@ -60,7 +61,7 @@ class MedianSmoothing(QualityMetric):
         self.denoiser = denoiser
         self.clip = clip
         self.seed = int(seed)
-        self.batch_size = int(batch_size)
+        self.batch_size = batch_size
         self.name = name or ("dms" if denoiser is not None else "ms")
         self.score_range = self.metric.score_range
         self.hard_bounds = self.metric.hard_bounds
@@ -123,7 +124,7 @@ class MedianSmoothing(QualityMetric):
         scores = torch.empty(len(ids) * count, device=images.device)
         pairs = [(row, first_draw + draw) for row in range(len(ids)) for draw in range(count)]
         with torch.no_grad():
-            for start, chunk in _chunks(pairs, self.batch_size):
+            for start, chunk in _chunks(pairs, self._chunk_size(images)):
                 values = self._score_draws(images, ids, chunk, self.seed if seed is None else seed, stream)
                 scores[start : start + len(chunk)] = values.float()
         return scores.view(len(ids), count)
@@ -152,7 +153,10 @@ class MedianSmoothing(QualityMetric):
         middle = order[:, [(self.num_samples - 1) // 2, self.num_samples // 2]]
         pairs = [(row, int(draw)) for row, draws in enumerate(middle.tolist()) for draw in sorted(set(draws))]
         values = torch.cat(
-            [self._score_draws(images, ids, chunk, seed, stream) for _, chunk in _chunks(pairs, self.batch_size)]
+            [
+                self._score_draws(images, ids, chunk, seed, stream)
+                for _, chunk in _chunks(pairs, self._chunk_size(images))
+            ]
         )
         median = values.view(len(ids), -1).mean(dim=1)
         return torch.where(scores.isnan().any(dim=1), torch.full_like(median, torch.nan), median)
@@ -171,6 +175,9 @@ class MedianSmoothing(QualityMetric):
             else None
         )
         return self.base_function(noisy, image_ids=inner)
+
+    def _chunk_size(self, images: Tensor) -> int:
+        return self.batch_size or (4 if images.device.type == "cpu" else 64)
 
     def _ids(self, images: Tensor, image_ids: Sequence[str] | None) -> Sequence[str]:
         ids = [""] * len(images) if image_ids is None else list(image_ids)

@@ -11,16 +11,17 @@ from certiqa.errors import UserError
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a skip."""
+    """Two 3x3 convolutions beside a skip; the identity before training."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return ``(N, channels, H, W)`` for the same shape."""
-        return F.relu(maps + self.second(F.relu(self.first(maps))))
+        return maps + self.second(F.relu(self.first(maps)))
 
 
 class UNet(nn.Module):
@@ -28,15 +29,17 @@ class UNet(nn.Module):
 
     Pixels are first folded 2x2 into channels, which makes every layer four times cheaper than a
     U-Net at full resolution: thousands of noisy copies go through it for one certificate. Skips are added, not
-    concatenated, for the same reason.
+    concatenated, for the same reason. Nothing is clipped on the way of the finest scale, whose few channels
+    carry the noise itself.
 
     Args:
         channels: width of each scale, from half resolution downwards.
     """
 
     FOLD = 2
+    GAIN = 4.0  # pixels in [0, 1] become features in [-2, 2]
 
-    def __init__(self, channels: Sequence[int] = (16, 32, 64, 64)) -> None:
+    def __init__(self, channels: Sequence[int] = (16, 32, 64)) -> None:
         super().__init__()
         if len(channels) < 2 or min(channels) < 1:
             raise UserError(f"denoiser.channels needs two or more positive widths, got {list(channels)}")
@@ -49,6 +52,8 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(lower, upper, 1) for upper, lower in pairs)
         self.decode = nn.ModuleList(ResidualBlock(upper) for upper, _ in pairs)
         self.outlet = nn.Conv2d(self.channels[0], folded, 3, padding=1)
+        nn.init.zeros_(self.outlet.weight)  # before training, nothing is removed
+        nn.init.zeros_(self.outlet.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """Denoise images; the output is not clipped, so that gradients pass near 0 and 1."""
@@ -56,12 +61,12 @@ class UNet(nn.Module):
         multiple = self.FOLD * 2 ** len(self.down)
         bottom, right = -height % multiple, -width % multiple
         padded = F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
-        maps = F.relu(self.inlet(F.pixel_unshuffle(padded, self.FOLD)))
+        maps = self.inlet(F.pixel_unshuffle((padded - 0.5) * self.GAIN, self.FOLD))
         skips = []
         for down, encode in zip(self.down, self.encode, strict=True):
             skips.append(maps)
-            maps = encode(F.relu(down(maps)))
+            maps = encode(down(maps))
         for up, decode, skip in zip(reversed(self.up), reversed(self.decode), reversed(skips), strict=True):
             maps = decode(skip + F.interpolate(up(maps), scale_factor=2.0, mode="nearest"))
-        noise = F.pixel_shuffle(self.outlet(maps), self.FOLD)
+        noise = F.pixel_shuffle(self.outlet(maps), self.FOLD) / self.GAIN
         return images - noise[..., :height, :width]

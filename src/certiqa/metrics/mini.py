@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import mobilenet_v2
@@ -29,18 +30,19 @@ class MiniBackbone(nn.Module):
     impulses, blocks) do to a feature map and the mean averages away.
     """
 
-    mean: Tensor
-    std: Tensor
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.features = mobilenet_v2(weights=None).features[:NUM_BLOCKS]
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+        mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
+        self.register_buffer("scale", 1 / deviation, persistent=False)
+        self.register_buffer("shift", -mean / deviation, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return pooled features ``(N, NUM_FEATURES)`` of images ``(N, 3, H, W)`` in [0, 1]."""
-        maps = (images - self.mean) / self.std
+        maps = torch.addcmul(self.shift, images, self.scale)
         pooled = []
         for index, block in enumerate(self.features):
             maps = block(maps)
@@ -51,9 +53,13 @@ class MiniBackbone(nn.Module):
 
 def pool(maps: Tensor) -> list[Tensor]:
     """Return mean, standard deviation and maximum ``(N, C)`` of maps ``(N, C, H, W)``."""
-    variance, mean = torch.var_mean(maps, dim=(2, 3), correction=0)
+    # as products with a row of ones: on channels_last maps several times faster on a CPU than var_mean
+    pixels = maps.permute(0, 2, 3, 1).flatten(1, 2)
+    ones = pixels.new_full((1, 1, 1), 1 / pixels.shape[1]).expand(len(pixels), 1, pixels.shape[1])
+    mean, square = torch.bmm(ones, pixels).squeeze(1), torch.bmm(ones, pixels.square()).squeeze(1)
     # the square root has an infinite slope at 0, and dead channels do occur
-    return [mean, (variance + 1e-6).sqrt(), maps.amax(dim=(2, 3))]
+    deviation = ((square - mean.square()).clamp(min=0) + 1e-6).sqrt()
+    return [mean, deviation, F.adaptive_max_pool2d(maps, 1).flatten(1)]
 
 
 class MiniNetwork(nn.Module):
