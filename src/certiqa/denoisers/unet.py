@@ -52,8 +52,8 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(lower, upper, 1) for upper, lower in pairs)
         self.decode = nn.ModuleList(ResidualBlock(upper) for upper, _ in pairs)
         self.outlet = nn.Conv2d(self.channels[0], folded, 3, padding=1)
-        nn.init.zeros_(self.outlet.weight)  # before training, nothing is removed
-        nn.init.zeros_(self.outlet.bias)
+        for parameter in self.outlet.parameters():
+            nn.init.zeros_(parameter)  # before training, nothing is removed
 
     def forward(self, images: Tensor) -> Tensor:
         """Denoise images; the output is not clipped, so that gradients pass near 0 and 1."""
