@@ -73,14 +73,14 @@ def test_every_option_composes_and_instantiates(composed, mini_cache, group, opt
     trainer = build_trainer(config, callbacks)
     assert isinstance(trainer, pl.Trainer)
     assert (module.objective is not None) == bool(config.objective)
-    assert defense.name == config.defense.name
+    assert defense.name == (metric.name if config.defense.name == "none" else config.defense.name)
 
 
 @pytest.mark.parametrize("defense", ["none", "ms", "dms", "dms_iqa"])
 def test_evaluate_builds_every_defense_with_shipped_weights(composed, mini_cache, defense):
     config = composed(f"defense={defense}", f"data.cache={mini_cache}", name="evaluate")
     built = build_defense(config, build_metric(config), trained=True)
-    assert built.name == defense
+    assert built.name == ("mini" if defense == "none" else defense)
     assert build_module(config, built).objective is None
 
 
