@@ -24,7 +24,7 @@ def noise_key(seed: int, stream: str, image_id: str, draw: int) -> int:
         raise UserError(f"no noise stream '{stream}'; there are: {', '.join(STREAMS)}")
     # the id comes last: it is the only part that may hold any character
     text = f"{seed}|{stream}|{draw}|{image_id}"
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

@@ -77,8 +77,14 @@ class RecordStore:
         """Merge all ranks into ``records.parquet``, sorted by key, and return the table."""
         table = to_table(read_lines(self.folder))
         partial = self.folder / "records.parquet.partial"
-        table.to_parquet(partial, index=False)
-        partial.replace(self.folder / "records.parquet")
+        try:
+            table.to_parquet(partial, index=False)
+            partial.replace(self.folder / "records.parquet")
+        except OSError as error:
+            raise UserError(
+                f"cannot write '{self.folder / 'records.parquet'}': {error}; the records themselves are safe in "
+                "records/, free space and run again"
+            ) from error
         return table
 
 

@@ -81,6 +81,8 @@ def check_metric(metric: nn.Module, *, size: int | None = None, defended: bool =
             return report
         finite = bool(torch.isfinite(together).all())
         record("finite", None if finite else f"scores {together.tolist()} on valid images")
+        if not finite:
+            return report
         scale = wrapped.range_width or max(1.0, float(together.abs().max()))
         tolerance = 1e-4 * scale
         again = score(images, ids)
