@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from certiqa.certification import certified_srocc
-from certiqa.evaluation import bootstrap_interval, read_records, read_summary, srocc
+from certiqa.evaluation import bootstrap_interval, plcc, read_records, read_summary, srocc
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUTS = ROOT / "outputs"
@@ -47,10 +47,15 @@ def find_runs() -> dict[tuple[str, int], Path]:
     return found
 
 
-def with_interval(measure, *columns: np.ndarray) -> str:
+def with_interval(measure, *columns: np.ndarray, repeats: int = 1000) -> str:
     """Return the value and its 95 % bootstrap interval over images."""
-    low, high = bootstrap_interval(measure, *columns)
+    low, high = bootstrap_interval(measure, *columns, repeats=repeats)
     return f"{measure(*columns):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def floor_of(lower: np.ndarray, upper: np.ndarray, mos: np.ndarray) -> float:
+    """Return the certified SROCC of the joint intervals; its bootstrap interval is for orientation, it is no proof."""
+    return certified_srocc(lower, upper, mos, hard_bounds=(1, 5))
 
 
 def median_share(delta: np.ndarray, score: np.ndarray) -> float:
@@ -62,20 +67,19 @@ def row(name: str, seed: int | str, table: pd.DataFrame, *, undefended: bool = F
     """Return one line of the table."""
     first = table[table.radius == RADII[0]]
     score, mos = (first.score_clean if undefended else first.score).to_numpy(), first.mos.to_numpy()
-    cells = [name, str(seed), with_interval(srocc, score, mos), f"{np.std(score, ddof=1):.3f}"]
+    cells = [name, str(seed), with_interval(srocc, score, mos), with_interval(plcc, score, mos)]
+    cells.append(f"{np.std(score, ddof=1):.3f}")
     for radius in RADII:
         if undefended:
             cells += ["-", "-", "-"]
             continue
         at = table[table.radius == radius]
         score, delta = at.score.to_numpy(), np.maximum(at.upper - at.score, at.score - at.lower).to_numpy()
-        floor = certified_srocc(
-            at.joint_lower.to_numpy(), at.joint_upper.to_numpy(), at.mos.to_numpy(), hard_bounds=(1, 5)
-        )
+        joint = [at[column].to_numpy() for column in ("joint_lower", "joint_upper", "mos")]
         cells += [
             with_interval(lambda values: float(np.median(values)), delta),
             with_interval(median_share, delta, score),
-            f"{floor:.3f}",
+            with_interval(floor_of, *joint, repeats=200),
         ]
     return cells
 
@@ -84,7 +88,7 @@ def main() -> None:
     """Run what is missing and print the table as Markdown."""
     run_all()
     runs = find_runs()
-    header = ["defense", "seed", "SROCC", "sd of scores"]
+    header = ["defense", "seed", "SROCC", "PLCC", "sd of scores"]
     for radius in RADII:
         header += [f"delta at {radius}", f"delta / sd at {radius}", f"certified SROCC at {radius}"]
     lines = [header, ["---"] * len(header)]
