@@ -86,6 +86,7 @@ def test_unknown_names_are_answered_with_what_there_is():
 def small_mini(monkeypatch):
     """The data set's machinery on one photograph and one type, so that it is made in a second."""
     monkeypatch.setattr(mini, "SPLITS", {"train": (), "validation": (), "test": ("scikit_chelsea",)})
+    monkeypatch.setattr(mini, "LISTS", {"test": "test", "quick": "test"})
     monkeypatch.setattr(mini, "DISTORTIONS", {"darken": DISTORTIONS["darken"]})
 
 
@@ -94,14 +95,34 @@ def test_a_cache_that_was_cut_short_is_made_again(small_mini, tmp_path, capsys):
     victim = folder / "scikit_chelsea" / "17_3.png"
     whole = victim.read_bytes()
     victim.write_bytes(whole[:100])
-    assert mini.find_damage(folder) is not None
+    assert mini.find_damage(folder, "test") == "scikit_chelsea/17_3.png is missing or cut short"
     assert mini.prepare_mini(tmp_path) == folder
     assert victim.read_bytes() == whole
     assert "not whole" in capsys.readouterr().out
-    (folder / "index.json").unlink()
+    (folder / "index-test.json").unlink()
     mini.prepare_mini(tmp_path)
-    assert mini.find_damage(folder) is None
-    assert [path.name for path in tmp_path.iterdir()] == [folder.name], "a build must leave nothing beside its result"
+    assert mini.find_damage(folder, "test") is None
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    images = {f"17_{level}.png" for level in mini.LEVELS}
+    assert left == images | {f"index-{split}.json" for split in mini.LISTS}, (
+        "a build must leave nothing beside its result"
+    )
+
+
+def test_only_the_images_that_are_asked_for_are_made(small_mini, tmp_path):
+    made = [record.image_id for record in mini.load_mini("quick", cache=tmp_path).records]
+    assert made == [f"scikit_chelsea/17_{level}.png" for level in mini.LEVELS]
+    folder = mini.prepare_mini(tmp_path, splits=["quick"])
+    assert mini.find_damage(folder, "test") is not None, "no index of what was not asked for"
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}
+    mini.load_mini("test", cache=tmp_path)
+    assert times == {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}, "what is there is not made again"
+
+
+def test_the_quick_list_alone_is_a_fifth_of_the_test_images(monkeypatch, tmp_path):
+    monkeypatch.setattr(mini, "DISTORTIONS", {name: DISTORTIONS[name] for name in ("darken", "mean_shift")})
+    mini.load_mini("quick", cache=tmp_path)
+    assert len(list(tmp_path.rglob("*.png"))) == 2 * 5
 
 
 def test_a_whole_cache_is_left_alone(small_mini, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from certiqa.data.images import ImageDataset
@@ -93,7 +94,11 @@ class QualityDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Make or fetch what is missing, once per machine."""
-        load_dataset(self.dataset_name, "train", cache=self.cache)
+        if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
+            for split in ("train", "quick_validation"):
+                self.dataset(split)
+        else:
+            self.test_set  # noqa: B018
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return batches of training crops, in an order that depends on (seed, epoch) alone."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib.metadata
+import io
+import itertools
 import json
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -62,6 +63,10 @@ SPLITS: dict[str, tuple[str, ...]] = {
 }
 
 
+# What can be loaded, and the photographs it draws on. The quick lists hold each of the 125 (type, level) cells once.
+LISTS = {**{name: name for name in SPLITS}, "quick_validation": "validation", "quick": "test"}
+
+
 def split_of(photograph: str) -> str:
     """Return the split of a photograph by its name without suffix."""
     return next(split for split, names in SPLITS.items() if photograph in names)
@@ -80,25 +85,27 @@ def load_mini(split: str = "test", *, cache: str | Path | None = None) -> ImageD
             (type, level) cells occurs once: "quick_validation" and "quick" (of the test photographs).
         cache: folder of the cache; None for the default one.
     """
-    lists = {**{name: name for name in SPLITS}, "quick_validation": "validation", "quick": "test"}
-    if split not in lists:
-        raise UserError(f"no split '{split}' of mini; there are: {', '.join(lists)}.{suggest(split, lists)}")
-    folder = prepare_mini(cache)
-    photographs = SPLITS[lists[split]]
-    cells = [(kind.type_id, level) for kind in DISTORTIONS.values() for level in LEVELS]
-    if split.startswith("quick"):
-        # the photograph rotates over types and levels, so that no type or level meets one photograph only
-        chosen = [(photographs[(type_id + level) % len(photographs)], type_id, level) for type_id, level in cells]
-    else:
-        chosen = [(photograph, type_id, level) for photograph in photographs for type_id, level in cells]
+    if split not in LISTS:
+        raise UserError(f"no split '{split}' of mini; there are: {', '.join(LISTS)}.{suggest(split, LISTS)}")
+    folder = prepare_mini(cache, splits=[split])
     ratings = cell_means()
     records = []
-    for photograph, type_id, level in chosen:
+    for photograph, type_id, level in cells_of(split):
         name = image_id(photograph, type_id, level)
         records.append(ImageRecord(name, folder / name, ratings[type_id, level], photograph))
     return ImageDataset(
         records, mos_range=MOS_RANGE, name="mini", fingerprint=mini_fingerprint(), mos_kind="pseudo-MOS"
     )
+
+
+def cells_of(split: str) -> list[tuple[str, int, int]]:
+    """Return the (photograph, type id, level) of a split's images."""
+    photographs = SPLITS[LISTS[split]]
+    cells = [(kind.type_id, level) for kind in DISTORTIONS.values() for level in LEVELS]
+    if split.startswith("quick"):
+        # the photograph rotates over types and levels, so that no type or level meets one photograph only
+        return [(photographs[(type_id + level) % len(photographs)], type_id, level) for type_id, level in cells]
+    return [(photograph, type_id, level) for photograph in photographs for type_id, level in cells]
 
 
 def cell_means() -> dict[tuple[int, int], float]:
@@ -120,62 +127,84 @@ def mini_fingerprint() -> str:
     return digest.hexdigest()
 
 
-def prepare_mini(cache: str | Path | None = None) -> Path:
-    """Return the folder of the images, making them with all cores and a progress bar if they are not whole.
+def prepare_mini(cache: str | Path | None = None, splits: Sequence[str] | None = None) -> Path:
+    """Return the folder of the images, making what these splits (None: all) lack with all cores and a progress bar.
 
-    The folder is named after the fingerprint, so a change of code or photographs makes a new one; it is built
-    aside and renamed, so a build that was cut short never looks like a whole one.
+    The folder is named after the fingerprint, so a change of code or photographs makes a new one. Each image is
+    written aside and renamed, and the index of a split is written last: a build that was cut short never looks like a
+    whole one.
     """
     root = cache_root(cache)
     folder = root / f"mini-{mini_fingerprint()}"
-    if folder.exists():
-        damage = find_damage(folder)
-        if damage is None:
-            return folder
-        print(f"the images of data set mini in '{folder}' are not whole ({damage}): making them again")
-        shutil.rmtree(folder)
-    partial = root / f".{folder.name}.{os.getpid()}"
+    lacking = {split: damage for split in splits or LISTS if (damage := find_damage(folder, split)) is not None}
+    if not lacking:
+        return folder
+    for split, damage in lacking.items():
+        if _index(folder, split).exists():
+            print(f"the images of data set mini in '{folder}' are not whole ({damage}): making them again")
+            _index(folder, split).unlink()
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        sizes = dict(_make_images(partial))
-        (partial / "index.json").write_text(json.dumps(sizes), encoding="utf-8")
-        # another process may have finished first: the bytes are the same, keep its folder
-        if not folder.exists():
-            partial.rename(folder)
+        folder.mkdir(exist_ok=True)
+        cells = {cell for split in lacking for cell in cells_of(split)}
+        known = {name: size for split in LISTS for name, size in (_sizes(folder, split) or {}).items()}
+        missing = sorted(cell for cell in cells if not _is_whole(folder, image_id(*cell), known))
+        sizes = known | dict(_make_images(folder, missing))
+        for split in lacking:
+            index = {name: sizes[name] for name in (image_id(*cell) for cell in cells_of(split))}
+            _write_aside(_index(folder, split), json.dumps(index).encode())
     except OSError as error:
-        if find_damage(folder) is not None:
-            raise UserError(
-                f"cannot write the images of data set mini to '{root}': {error}; free about 250 MB, "
-                "or set CERTIQA_CACHE or data.cache to another folder"
-            ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(
+            f"cannot write the images of data set mini to '{root}': {error}; free about 250 MB, "
+            "or set CERTIQA_CACHE or data.cache to another folder"
+        ) from error
     return folder
 
 
-def find_damage(folder: Path) -> str | None:
-    """Return what is wrong with a built folder, None if every file is there with the size it was written with."""
-    try:
-        sizes = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+def find_damage(folder: Path, split: str) -> str | None:
+    """Return what a split lacks in a built folder, None if every file is there with the size it was written with."""
+    sizes = _sizes(folder, split)
+    if sizes is None:
         return "its index is missing or cut short"
-    for name, size in sizes.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
-            return f"{name} is missing or cut short"
-    return None
+    damaged = next((name for name in sizes if not _is_whole(folder, name, sizes)), None)
+    return None if damaged is None else f"{damaged} is missing or cut short"
 
 
-def _make_images(folder: Path) -> Iterator[tuple[str, int]]:
-    """Make all images, in parallel over (photograph, type); yields (image id, bytes)."""
+def _index(folder: Path, split: str) -> Path:
+    return folder / f"index-{split}.json"
+
+
+def _sizes(folder: Path, split: str) -> dict[str, int] | None:
+    try:
+        return dict(json.loads(_index(folder, split).read_text(encoding="utf-8")))
+    except (OSError, json.JSONDecodeError):
+        return None
+
+
+def _is_whole(folder: Path, name: str, sizes: Mapping[str, int]) -> bool:
+    path = folder / name
+    return name in sizes and path.is_file() and path.stat().st_size == sizes[name]
+
+
+def _write_aside(path: Path, content: bytes) -> None:
+    """Write a file so that no other process ever sees half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _make_images(folder: Path, cells: Sequence[tuple[str, int, int]]) -> Iterator[tuple[str, int]]:
+    """Make these images, in parallel over (photograph, type); yields (image id, bytes)."""
     jobs = [
-        (folder, name, kind.type_id) for names in SPLITS.values() for name in names for kind in DISTORTIONS.values()
+        (folder, photograph, type_id, [level for _, _, level in group])
+        for (photograph, type_id), group in itertools.groupby(cells, key=lambda cell: cell[:2])
     ]
     columns = (TextColumn("making data set mini"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress, ProcessPoolExecutor(_cores()) as pool:
-        task = progress.add_task("", total=len(jobs) * len(LEVELS))
-        futures = [pool.submit(_make_cell, *job) for job in jobs]
+        task = progress.add_task("", total=len(cells))
+        futures = [pool.submit(_make_levels, *job) for job in jobs]
         try:
             for future in as_completed(futures):
                 made = future.result()
@@ -191,19 +220,20 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _make_cell(folder: Path, photograph: str, type_id: int) -> list[tuple[str, int]]:
+def _make_levels(folder: Path, photograph: str, type_id: int, levels: Sequence[int]) -> list[tuple[str, int]]:
     pixels = read_image(ASSETS / "photos" / f"{photograph}.png")
     height, width = pixels.shape[:2]
     top, left = (height - CROP) // 2, (width - CROP) // 2
     made = []
-    for level in LEVELS:
+    for level in levels:
         distorted = distort(pixels, type_id, level, seed=photograph_seed(photograph), focus=(top, left, CROP, CROP))
         crop = np.ascontiguousarray(distorted[top : top + CROP, left : left + CROP])
+        file = io.BytesIO()
+        Image.fromarray(crop).save(file, "png", compress_level=1)
         name = image_id(photograph, type_id, level)
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(crop).save(path, compress_level=1)
-        made.append((name, path.stat().st_size))
+        (folder / name).parent.mkdir(exist_ok=True)
+        _write_aside(folder / name, file.getvalue())
+        made.append((name, len(file.getvalue())))
     return made
 
 

@@ -6,15 +6,20 @@ denoiser between noise and metric: Shumitskaya et al., "DMS-IQA", arXiv 2411.125
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from certiqa.defenses.engine import BatchSize, DrawEngine, Pair, Take
 from certiqa.defenses.noise import fill_noise, noise_key
 from certiqa.errors import UserError
 from certiqa.metrics.base import QualityMetric, as_metric
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class MedianSmoothing(QualityMetric):
@@ -31,8 +36,12 @@ class MedianSmoothing(QualityMetric):
         denoiser: module ``(N, 3, H, W)`` -> ``(N, 3, H, W)``, frozen here; None for plain MS.
         clip: clip noisy and denoised images to [0, 1], what metrics expect.
         seed: of the noise.
-        batch_size: noisy images per forward pass, which changes scores by rounding only; None for 4 on a CPU, whose
-            caches larger batches overflow, and 64 on a GPU.
+        batch_size: noisy images per forward pass, which changes scores by rounding only; None for what is fastest:
+            a few on a CPU, whose caches larger batches overflow; found while scoring on a GPU.
+        workers: threads that score on a CPU; None for one per core where metric and denoiser are ``thread_safe``.
+        precision: of the base function: "fp32", or "bf16" or "fp16" by autocast, with the metric's head in fp32.
+            Another precision is another base function: its certificates are as valid, and speak of that function.
+        compile: compile the base function with ``torch.compile``, which takes a while and pays for long runs.
         name: what tables call it.
     """
 
@@ -48,6 +57,9 @@ class MedianSmoothing(QualityMetric):
         *,
         seed: int = 0,
         batch_size: int | None = None,
+        workers: int | None = None,
+        precision: str = "fp32",
+        compile: bool = False,
         name: str | None = None,
     ) -> None:
         super().__init__()
@@ -55,6 +67,10 @@ class MedianSmoothing(QualityMetric):
             raise UserError(f"sigma must be positive, in [0, 1] pixel units (e.g. 0.12), got {sigma}")
         if num_samples < 1 or (batch_size is not None and batch_size < 1):
             raise UserError(f"num_samples and batch_size must be at least 1, got {num_samples} and {batch_size}")
+        if workers is not None and workers < 1:
+            raise UserError(f"workers must be at least 1, got {workers}")
+        if precision not in PRECISIONS:
+            raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got '{precision}'")
         self.metric = as_metric(metric)
         self.sigma = float(sigma)
         self.num_samples = int(num_samples)
@@ -62,6 +78,12 @@ class MedianSmoothing(QualityMetric):
         self.clip = clip
         self.seed = int(seed)
         self.batch_size = batch_size
+        self.workers = workers
+        self.precision = precision
+        self._batches: dict[tuple[int, ...], BatchSize] = {}
+        self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(self._plain_base) if compile else None
+        if precision != "fp32":
+            keep_heads_in_fp32(self.metric)
         self.name = name or ("dms" if denoiser is not None else "ms")
         self.score_range = self.metric.score_range
         self.hard_bounds = self.metric.hard_bounds
@@ -81,8 +103,18 @@ class MedianSmoothing(QualityMetric):
         image_ids: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Score noisy images ``(K, 3, H, W)``: clip, denoise, clip, metric; returns ``(K,)``."""
-        return self.metric(self.denoise(noisy), image_ids=image_ids, generator=generator)
+        """Score noisy images ``(K, 3, H, W)``: clip, denoise, clip, metric, in the chosen precision; ``(K,)``."""
+        with self._autocast(noisy):
+            if image_ids is None and generator is None:
+                return self._plain_base(noisy)
+            return self.metric(self.denoise(noisy), image_ids=image_ids, generator=generator)
+
+    def _plain_base(self, noisy: Tensor) -> Tensor:
+        return self.metric(self.denoise(noisy))
+
+    def _autocast(self, noisy: Tensor) -> contextlib.AbstractContextManager[object]:
+        dtype = PRECISIONS[self.precision]
+        return contextlib.nullcontext() if dtype is None else torch.autocast(noisy.device.type, dtype)
 
     def denoise(self, noisy: Tensor) -> Tensor:
         """Return what the metric sees of noisy images ``(K, 3, H, W)``."""
@@ -118,16 +150,62 @@ class MedianSmoothing(QualityMetric):
             stream: one of ``certiqa.defenses.noise.STREAMS``.
             first_draw: number of the first draw.
         """
-        self.check_images(images)
         count = self.num_samples if num_samples is None else num_samples
+        pairs = iter([(row, draw) for row in range(len(images)) for draw in range(count)])
+        scores = torch.empty((len(images), count), device=images.device)
+
+        def take(size: int) -> list[Pair]:
+            return [(row, first_draw + draw) for row, draw in itertools.islice(pairs, size)]
+
+        for chunk, values in self.stream_scores(images, take, image_ids=image_ids, seed=seed, stream=stream):
+            rows, draws = zip(*chunk, strict=True)
+            scores[list(rows), [draw - first_draw for draw in draws]] = values
+        return scores
+
+    def stream_scores(
+        self,
+        images: Tensor,
+        take: Take,
+        *,
+        image_ids: Sequence[str] | None = None,
+        seed: int | None = None,
+        stream: str = "score",
+    ) -> Iterator[tuple[Sequence[Pair], Tensor]]:
+        """Yield (pairs, scores) of the draws that ``take(size)`` asks for, a chunk of (row, draw) pairs at a time.
+
+        What is asked for may depend on the scores so far: this is what sequential certification runs on. Arguments
+        as those of :meth:`sample_scores`.
+        """
+        self.check_images(images)
         ids = self._ids(images, image_ids)
-        scores = torch.empty(len(ids) * count, device=images.device)
-        pairs = [(row, first_draw + draw) for row in range(len(ids)) for draw in range(count)]
-        with torch.no_grad():
-            for start, chunk in _chunks(pairs, self._chunk_size(images)):
-                values = self._score_draws(images, ids, chunk, self.seed if seed is None else seed, stream)
-                scores[start : start + len(chunk)] = values.float()
-        return scores.view(len(ids), count)
+        seed = self.seed if seed is None else seed
+
+        def score(noisy: Tensor, pairs: Sequence[Pair]) -> Tensor:
+            if not self.metric.is_random:
+                if self._compiled is None:
+                    return self.base_function(noisy).float()
+                with self._autocast(noisy):
+                    return self._compiled(noisy).float()
+            # a random step behind the noise needs fresh randomness at every draw, or the draws are not independent
+            inner = [f"{stream}|{seed}|{draw}|{ids[row]}" for row, draw in pairs]
+            return self.base_function(noisy, image_ids=inner).float()
+
+        engine = DrawEngine(
+            score, self.sigma, workers=self._num_workers, batch=self._batch(images), chunk=self.batch_size
+        )
+        return engine.run(images, ids, seed, stream, take)
+
+    @property
+    def _num_workers(self) -> int:
+        if self.workers is not None:
+            return self.workers
+        safe = self.metric.thread_safe and (self.denoiser is None or getattr(self.denoiser, "thread_safe", False))
+        return torch.get_num_threads() if safe and self._compiled is None else 1
+
+    def _batch(self, images: Tensor) -> BatchSize:
+        """Return the batch size found so far for images of this size and device."""
+        key = (images.device.index or 0, *images.shape[1:])
+        return self._batches.setdefault(key, BatchSize(self.batch_size))
 
     def forward(
         self,
@@ -152,32 +230,24 @@ class MedianSmoothing(QualityMetric):
         order = scores.argsort(dim=1, stable=True)
         middle = order[:, [(self.num_samples - 1) // 2, self.num_samples // 2]]
         pairs = [(row, int(draw)) for row, draws in enumerate(middle.tolist()) for draw in sorted(set(draws))]
-        values = torch.cat(
-            [
-                self._score_draws(images, ids, chunk, seed, stream)
-                for _, chunk in _chunks(pairs, self._chunk_size(images))
-            ]
-        )
+        size = self.batch_size or (4 if images.device.type == "cpu" else 64)
+        starts = range(0, len(pairs), size)
+        values = torch.cat([self._score_pairs(images, ids, pairs[at : at + size], seed, stream) for at in starts])
         median = values.view(len(ids), -1).mean(dim=1)
         return torch.where(scores.isnan().any(dim=1), torch.full_like(median, torch.nan), median)
 
-    def _score_draws(
-        self, images: Tensor, ids: Sequence[str], pairs: Sequence[tuple[int, int]], seed: int, stream: str
-    ) -> Tensor:
+    def _score_pairs(self, images: Tensor, ids: Sequence[str], pairs: Sequence[Pair], seed: int, stream: str) -> Tensor:
+        """Return the scores of (row, draw) pairs, with gradients."""
         rows = [row for row, _ in pairs]
         draws = [draw for _, draw in pairs]
         names = [ids[row] for row in rows]
         noisy = self.noisy(images[rows], names, draws, seed, stream)
-        # a random step behind the noise needs fresh randomness at every draw, or the draws are not independent
         inner = (
             [f"{stream}|{seed}|{draw}|{name}" for name, draw in zip(names, draws, strict=True)]
             if self.metric.is_random
             else None
         )
         return self.base_function(noisy, image_ids=inner)
-
-    def _chunk_size(self, images: Tensor) -> int:
-        return self.batch_size or (4 if images.device.type == "cpu" else 64)
 
     def _ids(self, images: Tensor, image_ids: Sequence[str] | None) -> Sequence[str]:
         ids = [""] * len(images) if image_ids is None else list(image_ids)
@@ -186,9 +256,24 @@ class MedianSmoothing(QualityMetric):
         return ids
 
 
-def _chunks(pairs: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int, Sequence[tuple[int, int]]]]:
-    for start in range(0, len(pairs), size):
-        yield start, pairs[start : start + size]
+def keep_heads_in_fp32(metric: nn.Module) -> None:
+    """Make every linear layer with a single output leave autocast, in place.
+
+    In bfloat16 its output alone would have some 27 distinct values in 100 draws, and order statistics need ties as
+    little as they need noise.
+    """
+    for module in metric.modules():
+        if isinstance(module, nn.Linear) and module.out_features == 1 and not hasattr(module, "leaves_autocast"):
+            module.forward = _outside_autocast(module.forward)  # type: ignore[method-assign, assignment]
+            module.leaves_autocast = True  # type: ignore[assignment]
+
+
+def _outside_autocast(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def in_fp32(features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return forward(features.float())
+
+    return in_fp32
 
 
 def sample_median(scores: Tensor) -> Tensor:

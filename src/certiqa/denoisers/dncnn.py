@@ -17,6 +17,8 @@ class DnCNN(nn.Module):
         width: channels of the hidden layers.
     """
 
+    thread_safe = True
+
     def __init__(self, depth: int = 17, width: int = 64) -> None:
         super().__init__()
         if depth < 2 or width < 1:

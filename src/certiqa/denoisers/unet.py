@@ -37,6 +37,7 @@ class UNet(nn.Module):
     """
 
     FOLD = 2
+    thread_safe = True
     GAIN = 4.0  # pixels in [0, 1] become features in [-2, 2]
 
     def __init__(self, channels: Sequence[int] = (16, 32, 64)) -> None:

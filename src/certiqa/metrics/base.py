@@ -24,6 +24,8 @@ class QualityMetric(nn.Module):
         min_size: smallest height and width it accepts, in pixels.
         is_random: whether ``forward`` draws random numbers; then they are seedable per image and
             independent of the rest of the batch.
+        thread_safe: whether several threads may call ``forward`` at once, each with its own images; then draws are
+            scored by one thread per core. False where hooks or attributes carry anything from one line to the next.
     """
 
     name: str = "metric"
@@ -32,6 +34,7 @@ class QualityMetric(nn.Module):
     hard_bounds: Range | None = None
     min_size: int = 1
     is_random: bool = False
+    thread_safe: bool = False
 
     def forward(
         self,
@@ -137,4 +140,6 @@ def as_metric(module: nn.Module) -> QualityMetric:
         for key in ("name", "score_range", "lower_better", "hard_bounds", "min_size")
         if hasattr(module, key)
     }
-    return FrozenMetric(module, **keywords)
+    metric = FrozenMetric(module, **keywords)
+    metric.thread_safe = bool(getattr(module, "thread_safe", False))
+    return metric

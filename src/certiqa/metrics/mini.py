@@ -98,6 +98,8 @@ class MiniMetric(FrozenMetric):
         weights: path of a safetensors file; None takes the shipped one.
     """
 
+    thread_safe = True
+
     def __init__(self, weights: str | Path | None = None) -> None:
         path = Path(weights) if weights else SHIPPED / "mini_metric.safetensors"
         network = MiniNetwork()
