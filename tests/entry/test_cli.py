@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from certiqa.evaluation import read_records
+
 ROOT = Path(__file__).parents[2]
 CHECK = ["num_samples=30", "data.limit_test=4"]
 
@@ -193,7 +195,7 @@ def test_a_traceback_is_shown_when_asked_for(tmp_path, monkeypatch):
     assert "Traceback" in call("train.py", "sigma=0", outputs=tmp_path, expect=1).stderr
 
 
-def test_nan_scores_end_the_run_and_keep_what_is_done(tmp_path, mini_cache):
+def test_nan_scores_fail_their_image_and_the_others_go_on(tmp_path, mini_cache):
     module = tmp_path / "nan_metric.py"
     module.write_text(
         "import torch\n"
@@ -216,8 +218,16 @@ def test_nan_scores_end_the_run_and_keep_what_is_done(tmp_path, mini_cache):
     assert "nan" in done.stderr.lower()
     assert "Traceback" not in done.stderr
     summary = json.loads((only_folder(tmp_path, "evaluate") / "summary.json").read_text())
-    assert summary["status"] == "failed"
+    assert summary["status"] == "finished"
     assert summary["num_images"] > 0
+    assert summary["num_failed"] > 0
+    assert summary["num_images"] + summary["num_failed"] == 125, "the others go on"
+    assert f"{summary['num_failed']} of 125 images could not be scored" in done.stderr
+    table = read_records(only_folder(tmp_path, "evaluate"))
+    failed = table[table.failure.notna()]
+    assert len(failed) == summary["num_failed"]
+    assert failed.score.isna().all()
+    assert np.isinf(failed.upper).all()
 
 
 def test_help_does_not_wait_for_torch(tmp_path):

@@ -164,7 +164,7 @@ def test_tables_without_certificates_opinions_or_images():
     assert unrated["certified_delta_median"] == pytest.approx(0.035)
 
     table = make_table()
-    assert summarise(table[table["attack"] == "ifgsm"], Metric(), 0.03) == {"num_images": 0}
+    assert summarise(table[table["attack"] == "ifgsm"], Metric(), 0.03) == {"num_images": 0, "num_failed": 0}
 
     unranged = Metric()
     unranged.score_range = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,19 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from certiqa.callbacks.records import Records, Row, require_finite
-from certiqa.certification import certify, check_certificate_request, require_certifiable
+from certiqa.callbacks.records import Records, Row
+from certiqa.certification import (
+    CertificationRequest,
+    ImageCertificate,
+    Stopping,
+    certify,
+    certify_each,
+    require_certifiable,
+)
+from certiqa.defenses import MedianSmoothing
 from certiqa.errors import UserError
 from certiqa.evaluation import srocc
+from certiqa.evaluation.records import plain
 from certiqa.training import DefenseModule
 
 
@@ -30,6 +39,10 @@ class Certification(Records):
         num_samples: draws per image at test; None for the defense's own.
         confidence: per side and per image.
         joint_confidence: of the set's guarantees over all images and radii; None leaves them out.
+        tolerance: half-width at ``radius``, as a share of the score range, at which an image has had enough draws;
+            None makes all of them.
+        saturation, first_look, look_ratio: see :class:`certiqa.certification.Stopping`.
+        randomised: randomised ranks, whose coverage is exact.
         validation_samples: draws per image at validation; 0 leaves certification out there.
         seed: of the draws.
     """
@@ -43,6 +56,11 @@ class Certification(Records):
         num_samples: int | None = None,
         confidence: float = 0.999,
         joint_confidence: float | None = None,
+        tolerance: float | None = None,
+        saturation: float | None = 0.25,
+        first_look: int = 100,
+        look_ratio: float = 1.5,
+        randomised: bool = False,
         validation_samples: int = 20,
         seed: int = 0,
     ) -> None:
@@ -54,6 +72,10 @@ class Certification(Records):
         self.num_samples = num_samples
         self.confidence = confidence
         self.joint_confidence = joint_confidence
+        self.stopping = (
+            None if tolerance is None else Stopping(tolerance, self.radius, saturation, first_look, look_ratio)
+        )
+        self.randomised = randomised
         self.validation_samples = validation_samples
         self.seed = seed
         self._validation: list[tuple[float, float, float]] = []
@@ -61,15 +83,26 @@ class Certification(Records):
     def check(self, defense: object, set_size: int) -> None:
         """Raise UserError before any work if a radius cannot be certified, at validation or test."""
         smooth = require_certifiable(defense)
-        count = self.num_samples or smooth.num_samples
-        check_certificate_request(self.radii, smooth.sigma, count, self.confidence, self.joint_confidence, set_size)
+        self.request(smooth, set_size)
         if self.validation_samples:
             try:
-                check_certificate_request(
-                    [self.radius], smooth.sigma, self.validation_samples, self.confidence, None, 1
-                )
+                CertificationRequest((self.radius,), smooth.sigma, self.validation_samples, self.confidence)
             except UserError as error:
                 raise UserError(f"at validation, certification.validation_samples: {error}") from error
+
+    def request(self, smooth: MedianSmoothing, set_size: int, largest_lipschitz: float = 1.0) -> CertificationRequest:
+        """Return the checked request of a test of ``set_size`` images."""
+        return CertificationRequest(
+            radii=tuple(self.radii),
+            sigma=smooth.sigma,
+            num_samples=self.num_samples or smooth.num_samples,
+            confidence=self.confidence,
+            joint_confidence=self.joint_confidence,
+            set_size=set_size,
+            stopping=self.stopping,
+            randomised=self.randomised,
+            largest_lipschitz=largest_lipschitz,
+        )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the last validation."""
@@ -118,39 +151,40 @@ class Certification(Records):
         module: DefenseModule,
         images: torch.Tensor,
         ids: list[str],
-        clean: torch.Tensor,
-    ) -> Iterable[list[Row]]:
-        """Return for each image one row per radius."""
-        require_finite(module.base_metric.name, clean, ids)
+    ) -> Iterator[tuple[int, list[Row]]]:
+        """Yield each image's place in the batch and its rows, one per radius, as soon as it is certified."""
+        smooth = require_certifiable(module.defense)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        bounds = certify(
-            require_certifiable(module.defense),
-            images,
-            self.radii,
-            num_samples=self.num_samples,
-            confidence=self.confidence,
-            joint_confidence=self.joint_confidence,
-            set_size=len(datamodule.test_set),
-            image_ids=ids,
-            seed=self.seed,
-        )
-        self.num_forward += len(images) * bounds.num_samples
-        for image in range(len(ids)):
-            rows = []
-            for column, radius in enumerate(bounds.radii):
-                row: Row = {
-                    "score": float(bounds.score[image]),
-                    "lower": float(bounds.lower[image, column]),
-                    "upper": float(bounds.upper[image, column]),
-                    "radius": radius,
-                    "sigma": bounds.sigma,
-                    "num_samples": bounds.num_samples,
-                    "confidence": bounds.confidence,
-                    "abstained": bool(bounds.abstained[image, column]),
-                }
-                if bounds.joint_lower is not None and bounds.joint_upper is not None:
-                    row["joint_lower"] = float(bounds.joint_lower[image, column])
-                    row["joint_upper"] = float(bounds.joint_upper[image, column])
-                    row["joint_confidence"] = bounds.joint_confidence
-                rows.append(row)
-            yield rows
+        request = self.request(smooth, len(datamodule.test_set), smooth.lipschitz(images.shape[-2:]))
+        for place, certificate in certify_each(smooth, images, request, image_ids=ids, seed=self.seed):
+            self.num_forward += certificate.draws
+            yield place, certificate_rows(certificate, request)
+
+
+def certificate_rows(certificate: ImageCertificate, request: CertificationRequest) -> list[Row]:
+    """Return the records of one image, one per radius."""
+    rows = []
+    for column, radius in enumerate(request.radii):
+        lower, upper = float(certificate.lower[column]), float(certificate.upper[column])
+        row: Row = {
+            "score": plain(certificate.score),
+            "lower": lower,
+            "upper": upper,
+            "median_lower": certificate.median_lower,
+            "median_upper": certificate.median_upper,
+            "radius": radius,
+            "radius_at_noise": radius * certificate.lipschitz,
+            "sigma": request.sigma,
+            "num_samples": certificate.draws,
+            "confidence": request.confidence,
+            "randomised": request.randomised,
+            "abstained": not np.isfinite(upper - lower),
+            "stop": certificate.stop,
+            "failure": certificate.failure,
+        }
+        if certificate.joint_lower is not None and certificate.joint_upper is not None:
+            row["joint_lower"] = float(certificate.joint_lower[column])
+            row["joint_upper"] = float(certificate.joint_upper[column])
+            row["joint_confidence"] = request.joint_confidence
+        rows.append(row)
+    return rows

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from certiqa.errors import UserError
 from certiqa.evaluation.records import RecordStore, plain
 from certiqa.training import DefenseModule
 
@@ -28,6 +28,7 @@ class Records(pl.Callback):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.num_forward = 0  # passes through the metric for defended scores, in this process
+        self.failures: list[str] = []  # of images that could not be scored; the others go on
         self._store: RecordStore | None = None
 
     @property
@@ -56,16 +57,22 @@ class Records(pl.Callback):
             return
         images = batch["image"][keep]
         ids = [batch["image_id"][row] for row in keep]
-        clean = outputs["score_clean"][keep]
-        for row, rows in zip(keep, self.score(trainer, pl_module, images, ids, clean), strict=True):
+        for place, rows in self.score(trainer, pl_module, images, ids):
+            row = keep[place]
+            clean = float(outputs["score_clean"][row])
             facts = {
                 "image_id": batch["image_id"][row],
                 "path": batch["path"][row],
                 "reference_id": batch["reference_id"][row],
                 "mos": plain(float(batch["mos"][row])),
                 "mos_normalised": plain(float(batch["mos_normalised"][row])),
-                "score_clean": float(outputs["score_clean"][row]),
+                "score_clean": plain(clean),
             }
+            if not math.isfinite(clean):
+                failure = f"metric '{pl_module.base_metric.name}' scored {clean} on image {facts['image_id']} as it is"
+                rows = [{**more, "failure": failure} for more in rows]
+            if rows[0].get("failure"):
+                self.failures.append(rows[0]["failure"])
             self.store.append([{**facts, **more} for more in rows])
 
     def score(
@@ -74,22 +81,11 @@ class Records(pl.Callback):
         module: DefenseModule,
         images: torch.Tensor,
         ids: list[str],
-        clean: torch.Tensor,
-    ) -> Iterable[list[Row]]:
-        """Return for each image its rows; here one, with the defended score."""
+    ) -> Iterator[tuple[int, list[Row]]]:
+        """Yield each image's place in the batch and its rows; here one, with the defended score."""
         with torch.no_grad():
             scores = module.defense(images, image_ids=ids)
         self.num_forward += len(images)
-        require_finite(module.defense.name, scores, ids)
-        return [[{"score": float(score)}] for score in scores]
-
-
-def require_finite(name: str, scores: torch.Tensor, ids: list[str]) -> None:
-    """Raise UserError that names the first image whose score is NaN or infinite."""
-    bad = (~torch.isfinite(scores)).nonzero()
-    if len(bad):
-        row = int(bad[0, 0])
-        raise UserError(
-            f"metric '{name}' scored {float(scores[row])} on image '{ids[row]}'; look at that image and the metric's "
-            "weights (records so far are kept)"
-        )
+        for place, score in enumerate(scores.tolist()):
+            failure = None if math.isfinite(score) else f"metric '{module.defense.name}' scored {score} on {ids[place]}"
+            yield place, [{"score": plain(score), "failure": failure}]

@@ -67,6 +67,31 @@ def order_statistic_ranks(radius: float, sigma: float, num_samples: int, confide
     return min(k, math.floor(n * p_lo)), n + 1 - k
 
 
+def randomised_ranks(
+    radius: float, sigma: float, num_samples: int, confidence: float, toss: tuple[float, float]
+) -> tuple[int, int]:
+    """Return ranks one draw further in than :func:`order_statistic_ranks` as often as the confidence allows.
+
+    The deterministic ranks k and n + 1 - k hold with more than ``confidence``. Taking k + 1 with probability
+    (1 - confidence - P(B <= k - 1)) / P(B = k), B ~ Bin(n, p_lo), spends the rest exactly: the order-statistic twin of
+    the randomised Clopper-Pearson interval (Voracek, NeurIPS 2024, arXiv 2406.17830).
+
+    Args:
+        radius, sigma, num_samples, confidence: as for :func:`order_statistic_ranks`.
+        toss: two numbers in [0, 1), uniform and independent of the draws, one for each side.
+    """
+    lower, upper = order_statistic_ranks(radius, sigma, num_samples, confidence)
+    n = int(num_samples)
+    p_lo = float(ndtr(-radius / sigma))
+
+    def steps_in(rank: int, number: float) -> bool:
+        """Whether the draw of rank + 1 is taken in place of that of ``rank``."""
+        spare = 1 - confidence - float(binom.cdf(rank - 1, n, p_lo))
+        return rank < n and number * float(binom.pmf(rank, n, p_lo)) < spare
+
+    return lower + steps_in(lower, toss[0]), upper - steps_in(n + 1 - upper, toss[1])
+
+
 def certified_interval(
     scores: ArrayLike, radius: float | Sequence[float], sigma: float, confidence: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -107,6 +132,11 @@ def certified_interval(
     ]
     lower, upper = (padded[..., [pair[side] for pair in ranks]] for side in (0, 1))
     return (lower[..., 0], upper[..., 0]) if np.ndim(radius) == 0 else (lower, upper)
+
+
+def percentile_shares(radius: float, sigma: float) -> tuple[float, float]:
+    """Return (p_lo, p_hi) = Phi(-+radius/sigma): the shares of the draws below the percentiles that bounds estimate."""
+    return float(ndtr(-radius / sigma)), float(ndtr(radius / sigma))
 
 
 def median_interval(scores: ArrayLike, confidence: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from certiqa.certification.ranks import certified_interval, joint_confidence_per_side, validate_request
-from certiqa.defenses.smoothing import MedianSmoothing, sample_median
+from certiqa.certification.progress import ImageCertificate, Plan, Progress, tosses
+from certiqa.certification.request import CertificationRequest, Stopping
+from certiqa.defenses.engine import Pair
+from certiqa.defenses.smoothing import MedianSmoothing
 from certiqa.errors import UserError
 
 Array = NDArray[np.float64]
@@ -30,9 +33,13 @@ class Certificates:
         joint_lower, joint_upper: ``(N, R)`` intervals that hold for all images and radii at once with
             ``joint_confidence``; None where not asked for.
         radii, sigma: in [0, 1] pixel units, l2 norm.
-        num_samples: draws per image.
+        num_samples: draws per image; the most, where a stopping rule needed fewer.
         confidence: per side and per image; ``2 * confidence - 1`` two-sided.
         joint_confidence: of all joint intervals together.
+        median_lower, median_upper: ``(N,)`` confidence interval of the clean population median itself.
+        draws: ``(N,)`` draws made of each image.
+        stops: why no more were made: "n", "tolerance", "saturated" or "out of reach" (see :class:`Stopping`).
+        lipschitz: ``(N,)`` constants of the step before the noise; radius times it is the radius at the noise.
     """
 
     score: Array
@@ -45,6 +52,11 @@ class Certificates:
     joint_lower: Array | None = None
     joint_upper: Array | None = None
     joint_confidence: float | None = None
+    median_lower: Array | None = None
+    median_upper: Array | None = None
+    draws: NDArray[np.int64] | None = None
+    stops: tuple[str, ...] = ()
+    lipschitz: Array | None = None
 
     @property
     def certified_delta(self) -> Array:
@@ -76,13 +88,15 @@ def require_certifiable(metric: object) -> MedianSmoothing:
 
 def certify(
     smooth: MedianSmoothing,
-    images: Tensor,
+    images: Tensor | Sequence[Tensor],
     radii: float | Sequence[float],
     *,
     num_samples: int | None = None,
     confidence: float = 0.999,
     joint_confidence: float | None = None,
     set_size: int | None = None,
+    stopping: Stopping | None = None,
+    randomised: bool = False,
     image_ids: Sequence[str] | None = None,
     seed: int | None = None,
     stream: str = "certify",
@@ -91,12 +105,14 @@ def certify(
 
     Args:
         smooth: the smoothed metric.
-        images: ``(N, 3, H, W)`` in [0, 1].
-        radii: l2 radii in [0, 1] pixel units.
+        images: ``(N, 3, H, W)`` in [0, 1], or a sequence of ``(3, H, W)`` of any sizes.
+        radii: l2 radii at the input, in [0, 1] pixel units.
         num_samples: draws per image; default the defense's own.
         confidence: per side and per image.
         joint_confidence: add intervals that hold for all images and radii at once with this probability.
         set_size: number of images of the whole set, where it is certified in pieces; default N.
+        stopping: when an image has had enough draws; None makes all ``num_samples``.
+        randomised: randomised ranks: coverage exactly as stated; the toss is a function of (seed, stream, image id).
         image_ids: unique names that key the noise; without them every image gets the same draws.
         seed: of the noise; default the defense's own.
         stream: of the noise.
@@ -106,62 +122,101 @@ def certify(
             ``set_size``; for NaN scores.
     """
     smooth = require_certifiable(smooth)
-    radius_list = tuple(float(radius) for radius in np.atleast_1d(np.asarray(radii, dtype=float)))
-    count = smooth.num_samples if num_samples is None else int(num_samples)
-    size = len(images) if set_size is None else set_size
-    if size < len(images):
-        raise UserError(f"set_size={size} is less than the {len(images)} images given; joint intervals would not hold")
-    side = check_certificate_request(radius_list, smooth.sigma, count, confidence, joint_confidence, size)
-    if image_ids is not None and len(set(image_ids)) != len(image_ids):
-        twice = next(name for name in image_ids if list(image_ids).count(name) > 1)
-        raise UserError(f"image id '{twice}' occurs twice; ids key the noise and must be unique, e.g. relative paths")
-    with torch.inference_mode():
-        draws = smooth.sample_scores(images, count, image_ids=image_ids, seed=seed, stream=stream)
-        score = sample_median(draws).double().cpu().numpy()
-    scores = draws.double().cpu().numpy()
-    if np.isnan(scores).any():
-        row = int(np.isnan(scores).any(axis=1).argmax())
-        name = image_ids[row] if image_ids is not None else f"number {row}"
-        raise UserError(
-            f"metric '{smooth.metric.name}' scored NaN on {int(np.isnan(scores[row]).sum())} of {count} noisy copies "
-            f"of image {name}; look at the metric and, in low precision, try certification.precision=fp32"
-        )
-    lower, upper = certified_interval(scores, radius_list, smooth.sigma, confidence)
-    joint_lower = joint_upper = None
-    if side is not None:
-        joint_lower, joint_upper = certified_interval(scores, radius_list, smooth.sigma, side)
-    return Certificates(
-        score=score,
-        lower=lower,
-        upper=upper,
-        radii=radius_list,
+    request = CertificationRequest(
+        radii=tuple(float(radius) for radius in np.atleast_1d(np.asarray(radii, dtype=float))),
         sigma=smooth.sigma,
-        num_samples=count,
+        num_samples=smooth.num_samples if num_samples is None else int(num_samples),
         confidence=confidence,
-        joint_lower=joint_lower,
-        joint_upper=joint_upper,
         joint_confidence=joint_confidence,
+        set_size=len(images) if set_size is None else set_size,
+        stopping=stopping,
+        randomised=randomised,
+        largest_lipschitz=max((smooth.lipschitz(image.shape[-2:]) for image in images), default=1.0),
+    )
+    found = dict(certify_each(smooth, images, request, image_ids=image_ids, seed=seed, stream=stream))
+    rows = [found[row] for row in range(len(images))]
+    for certificate in rows:
+        if certificate.failure:
+            raise UserError(certificate.failure)
+    joint = request.joint_side is not None
+    return Certificates(
+        score=np.array([row.score for row in rows]),
+        lower=np.array([row.lower for row in rows]),
+        upper=np.array([row.upper for row in rows]),
+        radii=request.radii,
+        sigma=smooth.sigma,
+        num_samples=request.num_samples,
+        confidence=confidence,
+        joint_lower=np.array([row.joint_lower for row in rows]) if joint else None,
+        joint_upper=np.array([row.joint_upper for row in rows]) if joint else None,
+        joint_confidence=joint_confidence,
+        median_lower=np.array([row.median_lower for row in rows]),
+        median_upper=np.array([row.median_upper for row in rows]),
+        draws=np.array([row.draws for row in rows]),
+        stops=tuple(row.stop for row in rows),
+        lipschitz=np.array([row.lipschitz for row in rows]),
     )
 
 
-def check_certificate_request(
-    radii: Sequence[float],
-    sigma: float,
-    num_samples: int,
-    confidence: float,
-    joint_confidence: float | None,
-    set_size: int,
-) -> float | None:
-    """Validate a request before any work; returns the per-side confidence of joint intervals, None without them."""
-    validate_request(radii, sigma, num_samples, confidence)
-    if joint_confidence is None:
-        return None
-    side = joint_confidence_per_side(joint_confidence, set_size, len(radii))
-    try:
-        validate_request(radii, sigma, num_samples, side)
-    except UserError as error:
+def certify_each(
+    smooth: MedianSmoothing,
+    images: Tensor | Sequence[Tensor],
+    request: CertificationRequest,
+    *,
+    image_ids: Sequence[str] | None = None,
+    seed: int | None = None,
+    stream: str = "certify",
+) -> Iterator[tuple[int, ImageCertificate]]:
+    """Yield (row, certificate) of each image as soon as it has its draws.
+
+    Images share batches; where a stopping rule lets some finish early, others take their place. Images of different
+    sizes are grouped by size. Arguments as for :func:`certify`; a failed image is yielded with its ``failure``.
+    """
+    if request.set_size < len(images):
         raise UserError(
-            f"joint_confidence={joint_confidence} over {set_size} images and {len(radii)} radii needs confidence "
-            f"{side:.7f} per side: {error}. Or leave set guarantees out with certification.joint_confidence=null"
-        ) from error
-    return side
+            f"set_size={request.set_size} is less than the {len(images)} images given; joint intervals would not hold"
+        )
+    if image_ids is not None and len(set(image_ids)) != len(image_ids):
+        twice = next(name for name in image_ids if list(image_ids).count(name) > 1)
+        raise UserError(f"image id '{twice}' occurs twice; ids key the noise and must be unique, e.g. relative paths")
+    if image_ids is not None and len(image_ids) != len(images):
+        raise UserError(f"{len(images)} images but {len(image_ids)} image ids; give one id per image")
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for row, image in enumerate(images):
+        sizes.setdefault(tuple(image.shape), []).append(row)
+    for rows in sizes.values():
+        batch = images[rows] if isinstance(images, Tensor) else torch.stack([images[row] for row in rows])
+        ids = [f"number {row}" if image_ids is None else image_ids[row] for row in rows]
+        chances = [tosses(smooth.seed if seed is None else seed, stream, name) for name in ids]
+        plan = Plan(smooth, request, smooth.lipschitz(batch.shape[-2:]))
+        under_way = [Progress(plan, name, toss, batch.device) for name, toss in zip(ids, chances, strict=True)]
+        noise_ids = None if image_ids is None else ids
+        for local, certificate in _draw(smooth, batch, under_way, noise_ids, seed, stream):
+            yield rows[local], certificate
+
+
+def _draw(
+    smooth: MedianSmoothing,
+    images: Tensor,
+    under_way: list[Progress],
+    ids: Sequence[str] | None,
+    seed: int | None,
+    stream: str,
+) -> Iterator[tuple[int, ImageCertificate]]:
+    def take(size: int) -> list[Pair]:
+        pairs: list[Pair] = []
+        for row, progress in enumerate(under_way):
+            pairs += [(row, draw) for draw in progress.take(size - len(pairs))]
+            if len(pairs) == size:
+                break
+        return pairs
+
+    for pairs, values in smooth.stream_scores(images, take, image_ids=ids, seed=seed, stream=stream):
+        start = 0
+        for row, group in groupby(pairs, key=lambda pair: pair[0]):
+            draws = [draw for _, draw in group]
+            under_way[row].draws[draws[0] : draws[0] + len(draws)] = values[start : start + len(draws)]
+            start += len(draws)
+            certificate = under_way[row].received(len(draws))
+            if certificate is not None:
+                yield row, certificate

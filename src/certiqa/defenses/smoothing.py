@@ -92,6 +92,10 @@ class MedianSmoothing(QualityMetric):
         self.requires_grad_(False)
         self.eval()
 
+    def lipschitz(self, size: Sequence[int]) -> float:
+        """Return the constant by which an l2 radius at an input of (height, width) becomes one at the noise."""
+        return 1.0
+
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode: a denoiser is trained by the training module, and frozen inside a defense."""
         return super().train(False)

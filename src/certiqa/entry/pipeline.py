@@ -84,6 +84,12 @@ def run(config: DictConfig) -> None:
         summary = finish(folder, defense, config, facts, callbacks)
     print_summary(summary)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    if summary.get("num_failed"):
+        recorder = next(callback for callback in callbacks if isinstance(callback, Records))
+        raise UserError(
+            f"{summary['num_failed']} of {summary['num_failed'] + summary['num_images']} images could not be scored "
+            f"and are left out of every figure; their records say why. The first: {recorder.failures[0]}"
+        )
 
 
 def train(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule, folder: Path) -> None:

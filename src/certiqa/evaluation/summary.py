@@ -33,8 +33,11 @@ def summarise(table: pd.DataFrame, metric: QualityMetric, primary_radius: float 
         radius with the suffix ``_r<radius>``.
     """
     clean = table[table["attack"] == NO_ATTACK]
+    failed = clean["failure"].notna()
+    num_failed = clean[failed]["image_id"].nunique()
+    clean = clean[~failed]
     images = clean.drop_duplicates("image_id")
-    summary: dict[str, Any] = {"num_images": len(images)}
+    summary: dict[str, Any] = {"num_images": len(images), "num_failed": num_failed}
     if images.empty:
         return summary
     sign = metric.quality_sign
@@ -76,6 +79,7 @@ def certified_figures(rows: pd.DataFrame, metric: QualityMetric, score_sd: float
         "certified_delta_sd_share": median / score_sd if score_sd > 0 else None,
         "certified_half_width_median": float(np.median((upper - lower) / 2)),
         "abstention_rate": float(1 - certified.mean()),
+        "num_samples_mean": float(rows["num_samples"].astype(float).mean()),
     }
     mos = rows["mos"].to_numpy(float)
     if rows["joint_lower"].notna().all() and not np.isnan(mos).any() and len(rows) > 1 and np.ptp(mos) > 0:
