@@ -70,15 +70,12 @@ class Progress:
         self.toss = toss
         self.draws = torch.empty(plan.request.num_samples, device=device)
         self.num_taken = self.num_received = self.look = 0
-        self.done = False
         radii = len(plan.request.radii)
         self.outer, self.joint, self.median = (_no_bounds(count) for count in (radii, radii, 1))
         self.inner_gap = 0.0
 
     def take(self, size: int) -> range:
         """Return the next draws to make, up to the next look."""
-        if self.done:
-            return range(0)
         first = self.num_taken
         self.num_taken = min(self.plan.request.looks[self.look], first + size)
         return range(first, self.num_taken)
@@ -94,7 +91,6 @@ class Progress:
         self.look += 1
         if stop is None:
             return None
-        self.done = True
         request = self.plan.request
         middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
         joint = self.plan.joint is not None

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -81,15 +82,17 @@ def randomised_ranks(
         toss: two numbers in [0, 1), uniform and independent of the draws, one for each side.
     """
     lower, upper = order_statistic_ranks(radius, sigma, num_samples, confidence)
-    n = int(num_samples)
+    chances = _chances_to_step_in(radius, sigma, int(num_samples), confidence, (lower, int(num_samples) + 1 - upper))
+    return lower + (toss[0] < chances[0]), upper - (toss[1] < chances[1])
+
+
+@lru_cache(maxsize=256)
+def _chances_to_step_in(radius: float, sigma: float, n: int, confidence: float, ranks: tuple[int, int]) -> list[float]:
     p_lo = float(ndtr(-radius / sigma))
-
-    def steps_in(rank: int, number: float) -> bool:
-        """Whether the draw of rank + 1 is taken in place of that of ``rank``."""
-        spare = 1 - confidence - float(binom.cdf(rank - 1, n, p_lo))
-        return rank < n and number * float(binom.pmf(rank, n, p_lo)) < spare
-
-    return lower + steps_in(lower, toss[0]), upper - steps_in(n + 1 - upper, toss[1])
+    spare = [1 - confidence - float(binom.cdf(rank - 1, n, p_lo)) for rank in ranks]
+    return [
+        left / float(binom.pmf(rank, n, p_lo)) if rank < n else 0.0 for left, rank in zip(spare, ranks, strict=True)
+    ]
 
 
 def certified_interval(

