@@ -80,10 +80,15 @@ class Certification(Records):
         self.seed = seed
         self._validation: list[tuple[float, float, float]] = []
 
-    def check(self, defense: object, set_size: int) -> None:
-        """Raise UserError before any work if a radius cannot be certified, at validation or test."""
+    def check(self, defense: object, sizes: Sequence[tuple[int, int]]) -> None:
+        """Raise UserError before any work if a radius cannot be certified, at validation or test.
+
+        Args:
+            defense: the smoothed metric.
+            sizes: (height, width) of every image of the set.
+        """
         smooth = require_certifiable(defense)
-        self.request(smooth, set_size)
+        self.request(smooth, len(sizes), max((smooth.lipschitz(size) for size in set(sizes)), default=1.0))
         if self.validation_samples:
             try:
                 CertificationRequest((self.radius,), smooth.sigma, self.validation_samples, self.confidence)

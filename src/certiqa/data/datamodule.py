@@ -103,26 +103,35 @@ class QualityDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return batches of training crops, in an order that depends on (seed, epoch) alone."""
         crops = TrainingCrops(self.train_set, self.crop, self.seed)
-        order = EpochOrder(len(crops), self.seed)
+        order = EpochOrder(len(crops), self.seed, *self._rank_and_world())
         return DataLoader(
-            crops, self.batch_size, sampler=order, num_workers=self.num_workers, drop_last=len(crops) >= self.batch_size
+            crops, self.batch_size, sampler=order, num_workers=self.num_workers, drop_last=len(order) >= self.batch_size
         )
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return batches of whole validation images."""
-        return DataLoader(self.validation_set, self.eval_batch_size, num_workers=self.num_workers)
+        return self._whole_images(self.validation_set)
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return batches of whole test images."""
-        return DataLoader(self.test_set, self.eval_batch_size, num_workers=self.num_workers)
+        return self._whole_images(self.test_set)
+
+    def _whole_images(self, images: ImageDataset) -> DataLoader[dict[str, Any]]:
+        batches = SizeBatches(images.sizes(), self.eval_batch_size, *self._rank_and_world())
+        return DataLoader(images, batch_sampler=batches, num_workers=self.num_workers)
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
-    """Yields (epoch, index) in an order that is a function of (seed, epoch)."""
+    """Yields (epoch, index) in an order that is a function of (seed, epoch); ranks take turns, equally many each."""
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(self, size: int, seed: int, rank: int = 0, world: int = 1) -> None:
         self.size = size
         self.seed = seed
+        self.rank = rank
+        self.world = world
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -130,11 +139,36 @@ class EpochOrder(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.size
+        return self.size // self.world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        return iter([(self.epoch, int(index)) for index in order])
+        mine = order[self.rank :: self.world][: len(self)]
+        return iter([(self.epoch, int(index)) for index in mine])
+
+
+class SizeBatches(Sampler[list[int]]):
+    """Batches of images of one size; of several ranks each takes its share, none twice and none left out.
+
+    Args:
+        sizes: (height, width) of every image.
+        batch_size: images per batch at most.
+        rank, world: this process and how many there are.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], batch_size: int, rank: int = 0, world: int = 1) -> None:
+        groups: dict[tuple[int, int], list[int]] = {}
+        for row in range(rank, len(sizes), world):
+            groups.setdefault(sizes[row], []).append(row)
+        self.batches = [
+            rows[start : start + batch_size] for rows in groups.values() for start in range(0, len(rows), batch_size)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
 
 
 class TrainingCrops(Dataset[dict[str, Any]]):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.name = name
         self.fingerprint = fingerprint
         self.mos_kind = mos_kind
+        self._sizes: list[tuple[int, int]] | None = None
         seen: set[str] = set()
         low, high = mos_range
         for record in self.records:
@@ -89,6 +91,12 @@ class ImageDataset(Dataset[dict[str, Any]]):
             "path": str(record.path),
         }
 
+    def sizes(self) -> list[tuple[int, int]]:
+        """Return (height, width) of every image, from the files' headers; read once."""
+        if self._sizes is None:
+            self._sizes = [image_size(record.path) for record in self.records]
+        return self._sizes
+
     def subset(self, ids: Iterable[str]) -> ImageDataset:
         """Return the data set of these image ids, in this order."""
         by_id = {record.image_id: record for record in self.records}
@@ -101,11 +109,23 @@ class ImageDataset(Dataset[dict[str, Any]]):
         )
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) of an image file without decoding it; raises UserError naming an unreadable file."""
+    with _opened(path) as image:
+        return image.height, image.width
+
+
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image file as RGB uint8 ``(H, W, 3)``; raises UserError naming an unreadable file."""
+    with _opened(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            yield image
     except FileNotFoundError as error:
         raise UserError(f"no image at '{path}'; is the data set complete?") from error
     except (OSError, UnidentifiedImageError, SyntaxError) as error:

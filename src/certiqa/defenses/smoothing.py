@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from certiqa.defenses.engine import BatchSize, DrawEngine, Pair, Take
+from certiqa.defenses.linear import LinearStep
 from certiqa.defenses.noise import fill_noise, noise_key
 from certiqa.errors import UserError
 from certiqa.metrics.base import QualityMetric, as_metric
@@ -41,6 +42,8 @@ class MedianSmoothing(QualityMetric):
         workers: threads that score on a CPU; None for one per core where metric and denoiser are ``thread_safe``.
         precision: of the base function: "fp32", or "bf16" or "fp16" by autocast, with the metric's head in fp32.
             Another precision is another base function: its certificates are as valid, and speak of that function.
+        before: linear step between input and noise; radii are those at the input, and its Lipschitz constant is paid
+            for at the noise.
         compile: compile the base function with ``torch.compile``, which takes a while and pays for long runs.
         name: what tables call it.
     """
@@ -59,6 +62,7 @@ class MedianSmoothing(QualityMetric):
         batch_size: int | None = None,
         workers: int | None = None,
         precision: str = "fp32",
+        before: LinearStep | None = None,
         compile: bool = False,
         name: str | None = None,
     ) -> None:
@@ -71,7 +75,13 @@ class MedianSmoothing(QualityMetric):
             raise UserError(f"workers must be at least 1, got {workers}")
         if precision not in PRECISIONS:
             raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got '{precision}'")
+        if before is not None and not isinstance(before, LinearStep):
+            raise UserError(
+                f"{type(before).__name__} before the noise voids the certificate: only linear steps with a known "
+                "Lipschitz constant may come there (Resize, or LinearOperator(module))"
+            )
         self.metric = as_metric(metric)
+        self.before = before
         self.sigma = float(sigma)
         self.num_samples = int(num_samples)
         self.denoiser = denoiser
@@ -94,7 +104,11 @@ class MedianSmoothing(QualityMetric):
 
     def lipschitz(self, size: Sequence[int]) -> float:
         """Return the constant by which an l2 radius at an input of (height, width) becomes one at the noise."""
-        return 1.0
+        return 1.0 if self.before is None else self.before.lipschitz(size)
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """Return what the noise is added to, float32: the images after the linear step, if there is one."""
+        return images.float() if self.before is None else self.before(images.float())
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode: a denoiser is trained by the training module, and frozen inside a defense."""
@@ -130,9 +144,10 @@ class MedianSmoothing(QualityMetric):
 
     def noisy(self, images: Tensor, image_ids: Sequence[str], draws: Sequence[int], seed: int, stream: str) -> Tensor:
         """Return float32 ``x + sigma * z`` for paired ``images`` ``(K, 3, H, W)``, ids and draw numbers."""
+        images = self.prepared(images)
         noise = torch.empty(images.shape, dtype=torch.float32, device=images.device)
         keys = (noise_key(seed, stream, name, draw) for name, draw in zip(image_ids, draws, strict=True))
-        return images.float() + self.sigma * fill_noise(noise, keys)
+        return images + self.sigma * fill_noise(noise, keys)
 
     def sample_scores(
         self,
@@ -182,6 +197,8 @@ class MedianSmoothing(QualityMetric):
         """
         self.check_images(images)
         ids = self._ids(images, image_ids)
+        with torch.no_grad():
+            images = self.prepared(images)
         seed = self.seed if seed is None else seed
 
         def score(noisy: Tensor, pairs: Sequence[Pair]) -> Tensor:

@@ -106,7 +106,7 @@ def build_callbacks(config: DictConfig, defense: QualityMetric, data: QualityDat
     callbacks = [build(node) for name, node in config.callbacks.items() if name != unused and node]
     for callback in callbacks:
         if isinstance(callback, Certification):
-            callback.check(defense, len(data.test_set))
+            callback.check(defense, data.test_set.sizes())
     return callbacks
 
 

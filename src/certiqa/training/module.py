@@ -86,7 +86,7 @@ class DefenseModule(pl.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the objective on noisy copies of one batch."""
         assert self.objective is not None
-        images, ids, epochs = batch["image"], batch["image_id"], batch["epoch"].tolist()
+        images, ids, epochs = self._prepared(batch), batch["image_id"], batch["epoch"].tolist()
         mse_only = not self.objective.needs_metric or self.global_step < self.objective.mse_share * self._num_steps
         if mse_only and self.objective.mse_crop is not None:
             images = self._crop(images, self.objective.mse_crop)
@@ -141,10 +141,15 @@ class DefenseModule(pl.LightningModule):
         top, left = key % (height - side + 1), (key >> 32) % (width - side + 1)
         return images[..., top : top + side, left : left + side]
 
+    def _prepared(self, batch: dict[str, Any]) -> Tensor:
+        """Return the clean images as the noise meets them, after a linear step if there is one."""
+        images: Tensor = batch["image"]
+        return self.defense.prepared(images) if isinstance(self.defense, MedianSmoothing) else images
+
     @torch.no_grad()
     def _scores_of_clean(self, batch: dict[str, Any]) -> Tensor:
         """Return the metric's scores of the clean images, computed once for each whole image."""
-        images, ids = batch["image"], batch["image_id"]
+        images, ids = self._prepared(batch), batch["image_id"]
         if bool(batch["is_crop"].any()):
             return self.base_metric(images)
         rows = [row for row, name in enumerate(ids) if name not in self._clean_scores]
@@ -160,7 +165,7 @@ class DefenseModule(pl.LightningModule):
         images, ids = batch["image"], batch["image_id"]
         if isinstance(self.defense, MedianSmoothing) and self.defense.denoiser is not None:
             noisy = self.defense.noisy(images, ids, [0] * len(ids), self.seed, "validate")
-            error = F.mse_loss(self.defense.denoise(noisy), images)
+            error = F.mse_loss(self.defense.denoise(noisy), self._prepared(batch))
             self.log("val/psnr", -10 * torch.log10(error), prog_bar=True, batch_size=len(ids))
         return {"score_clean": self.base_metric(images)}
 

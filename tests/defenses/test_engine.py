@@ -1,0 +1,157 @@
+"""The engine: however draws are batched, threaded or compiled, the scores are the same."""
+
+import itertools
+import threading
+
+import pytest
+import torch
+
+from certiqa.defenses import MedianSmoothing
+from certiqa.defenses.engine import GPU_LIMIT, GPU_START, BatchSize, DrawEngine, add_images
+from certiqa.denoisers import load_denoiser
+from certiqa.errors import UserError
+from certiqa.metrics import QualityMetric, load_metric
+
+SIGMA = 0.12
+IDS = ["a.png", "b.png", "c.png", "d.png"]
+
+
+class Watched(QualityMetric):
+    """Remembers which threads called it, and how many threads their operators had."""
+
+    def __init__(self, thread_safe):
+        super().__init__()
+        self.thread_safe = thread_safe
+        self.threads = set()
+        self.operators = set()
+
+    def forward(self, images, **_):
+        self.threads.add(threading.get_ident())
+        self.operators.add(torch.get_num_threads())
+        return images.flatten(1).mean(1)
+
+
+def test_threads_do_not_change_the_scores():
+    metric, denoiser = load_metric("mini"), load_denoiser("unet", weights="mini_dms")
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    draws = [
+        MedianSmoothing(metric, SIGMA, 10, denoiser, workers=workers, batch_size=size).sample_scores(
+            images, image_ids=IDS[:3]
+        )
+        for workers, size in ((1, None), (2, None), (3, 1), (2, 7))
+    ]
+    for other in draws[1:]:
+        torch.testing.assert_close(other, draws[0], rtol=0, atol=4e-4 * 0.1)
+    assert draws[0].std(dim=1).min() > 1e-3
+
+
+def test_only_a_thread_safe_metric_is_called_by_threads(images):
+    before = torch.get_num_threads()
+    safe, unsafe = Watched(True), Watched(False)
+    for metric in (safe, unsafe):
+        MedianSmoothing(metric, SIGMA, 40, workers=2 if metric is safe else None).sample_scores(images, image_ids=IDS)
+    assert threading.get_ident() not in safe.threads
+    assert safe.operators == {1}
+    assert unsafe.threads == {threading.get_ident()}
+    assert torch.get_num_threads() == before, "the caller keeps its threads"
+
+    class Denoiser(torch.nn.Identity):
+        pass
+
+    smooth = MedianSmoothing(Watched(True), SIGMA, 40, Denoiser())
+    smooth.sample_scores(images, image_ids=IDS)
+    assert smooth.metric.threads == {threading.get_ident()}, "a denoiser of unknown safety is not shared either"
+
+
+def test_an_error_in_a_worker_reaches_the_caller(images):
+    class Broken(Watched):
+        def forward(self, images, **_):
+            raise RuntimeError("broken on purpose")
+
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError, match="broken on purpose"):
+        MedianSmoothing(Broken(True), SIGMA, 40, workers=2).sample_scores(images, image_ids=IDS)
+    assert torch.get_num_threads() == before
+
+
+def engine(batch, job=None):
+    return DrawEngine(
+        job or (lambda noisy, pairs: noisy[:, 0, 0, 0].clone()), SIGMA, workers=1, batch=batch, chunk=None
+    )
+
+
+def pairs_of(rows, draws):
+    left = iter([(row, draw) for row in range(rows) for draw in range(draws)])
+    return lambda size: list(itertools.islice(left, size))
+
+
+def test_a_full_memory_halves_the_batch_and_loses_nothing():
+    batch, asked = BatchSize(64), []
+
+    def job(pairs):
+        asked.append(len(pairs))
+        if len(pairs) > 10:
+            raise torch.OutOfMemoryError("full")
+        return torch.tensor([100.0 * row + draw for row, draw in pairs])
+
+    seen = list(engine(batch)._on_device(job, pairs_of(3, 50), torch.device("cpu")))
+    assert batch.size == 8
+    assert [pair for pairs, _ in seen for pair in pairs] == [(row, draw) for row in range(3) for draw in range(50)]
+    assert torch.cat([scores for _, scores in seen]).tolist() == [100.0 * r + d for r in range(3) for d in range(50)]
+    assert sum(size > 10 for size in asked) == 3, "64, 32, 16, and never again"
+
+    def hopeless(pairs):
+        raise torch.OutOfMemoryError("full")
+
+    with pytest.raises(UserError, match="out of memory on one noisy image"):
+        list(engine(BatchSize(2))._on_device(hopeless, pairs_of(1, 5), torch.device("cpu")))
+
+
+def test_the_batch_grows_while_that_pays():
+    def settle(seconds_of):
+        batch = BatchSize()
+        for _ in range(100):
+            if batch.settled:
+                break
+            batch.report(seconds_of(batch.size), batch.size)
+            batch.report(1e9, batch.size - 1)  # a batch that was not full says nothing
+        assert batch.settled
+        return batch.size
+
+    assert settle(lambda size: 1.0 + size / 64) == 1024, "another doubling would gain less than five per cent"
+    assert settle(lambda size: float(size)) == GPU_START, "nothing to gain"
+    assert settle(lambda size: 1.0) == GPU_LIMIT
+    assert BatchSize(48).settled
+
+
+def test_images_are_added_to_their_own_noise():
+    images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 3, 2, 2)
+    pairs = [(2, 0), (2, 1), (0, 5), (1, 0), (1, 1), (2, 7)]
+    total = add_images(torch.zeros(6, 3, 2, 2), images, pairs)
+    assert total[:, 0, 0, 0].tolist() == [2, 2, 0, 1, 1, 2]
+
+
+def test_low_precision_is_another_function_with_the_head_in_fp32():
+    metric = load_metric("mini")
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    full = MedianSmoothing(metric, SIGMA, 100).sample_scores(images, image_ids=IDS[:1])
+    low = MedianSmoothing(load_metric("mini"), SIGMA, 100, precision="bf16").sample_scores(images, image_ids=IDS[:1])
+    assert low.dtype == torch.float32
+    assert low.unique().numel() >= 90, "a bfloat16 head leaves a few dozen distinct scores"
+    assert 1e-5 < float((low - full).abs().max()) < 0.2
+    assert MedianSmoothing(metric, SIGMA, 100).precision == "fp32"
+    with pytest.raises(UserError, match="precision must be one of fp32, bf16, fp16, got 'half'"):
+        MedianSmoothing(metric, SIGMA, precision="half")
+    with pytest.raises(UserError, match="workers must be at least 1"):
+        MedianSmoothing(metric, SIGMA, workers=0)
+
+
+@pytest.mark.full
+def test_a_compiled_base_function_is_the_same_function():
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    plain, compiled = (
+        MedianSmoothing(load_metric("mini"), SIGMA, 12, load_denoiser("unet", weights="mini_dms"), compile=flag)
+        for flag in (False, True)
+    )
+    scores = [smooth.sample_scores(images, image_ids=IDS[:1]) for smooth in (plain, compiled)]
+    torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=4e-4)
