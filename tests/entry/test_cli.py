@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,44 +120,110 @@ def test_a_multirun_makes_one_folder_a_job(tmp_path, mini_cache):
         assert (summary["tau_srocc"] == 0) == (summary["defense"] == "none")
 
 
-def test_ctrl_c_keeps_the_records_and_the_same_command_goes_on(tmp_path, mini_cache):
-    options = [
-        "defense=ms",
-        "num_samples=60",
-        "data.limit_test=12",
-        "data.eval_batch_size=1",
-        "certification.radii=[0.06]",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+STOPPED = ["defense=ms", "num_samples=60", "data.limit_test=12", "data.eval_batch_size=4", "certification.radii=[0.06]"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, mini_cache):
+    """The folder of a run that nothing stopped."""
+    outputs = tmp_path_factory.mktemp("unbroken")
+    call("evaluate.py", *STOPPED, outputs=outputs)
+    return only_folder(outputs, "evaluate")
+
+
+def stop_after(lines, number, outputs):
+    """Start the run, send it a signal once so many images are recorded; returns (exit code, stderr)."""
     running = subprocess.Popen(
-        command("evaluate.py", *options, outputs=tmp_path / "a"),
+        command("evaluate.py", *STOPPED, outputs=outputs),
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
-    lines = []
     deadline = time.monotonic() + 120
-    while len(lines) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-        for path in (tmp_path / "a").rglob("rank-0.jsonl"):
-            lines = path.read_text().splitlines()
-    running.send_signal(signal.SIGINT)
+    while time.monotonic() < deadline and running.poll() is None:
+        time.sleep(0.02)
+        if sum(len(path.read_text().splitlines()) for path in outputs.rglob("rank-0.jsonl")) >= lines:
+            break
+    running.send_signal(number)
     _, errors = running.communicate(timeout=60)
-    assert running.returncode == 130, errors
-    assert "interrupted" in errors
+    return running.returncode, errors
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "stopped by SIGTERM")]
+)
+def test_a_stopped_run_keeps_its_records_and_the_same_command_goes_on(number, code, message, tmp_path, unbroken):
+    returned, errors = stop_after(2, number, tmp_path)
+    assert returned == code, errors
+    assert message in errors
     assert "Traceback" not in errors
-    folder = only_folder(tmp_path / "a", "evaluate")
+    folder = only_folder(tmp_path, "evaluate")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "interrupted"
     assert 2 <= summary["num_images"] < 12
     assert (folder / "report.html").is_file()
     first = (folder / "records" / "rank-0.jsonl").read_text()
 
-    call("evaluate.py", *options, outputs=tmp_path / "a")
+    call("evaluate.py", *STOPPED, outputs=tmp_path)
     assert (folder / "records" / "rank-0.jsonl").read_text().startswith(first), "finished images were done again"
-    call("evaluate.py", *options, outputs=tmp_path / "b")
-    pd.testing.assert_frame_equal(records(folder), records(only_folder(tmp_path / "b", "evaluate")))
+    assert_same_records(folder, unbroken)
+
+
+def assert_same_records(folder, expected):
+    """Equal, every image once; scores to rounding, as the draws may have shared other batches."""
+    found, expected = records(folder), records(expected)
+    assert list(found.image_id) == list(expected.image_id)
+    pd.testing.assert_frame_equal(found, expected, rtol=0, atol=1e-5)
+
+
+def test_kill_at_any_moment_loses_nothing(tmp_path, unbroken):
+    for lines in (1, 4, 9):
+        code, _ = stop_after(lines, signal.SIGKILL, tmp_path)
+        assert code == -signal.SIGKILL
+    call("evaluate.py", *STOPPED, outputs=tmp_path)
+    folder = only_folder(tmp_path, "evaluate")
+    lines = (folder / "records" / "rank-0.jsonl").read_text().splitlines()
+    assert len(lines) == 12, "nothing twice, nothing lost"
+    assert_same_records(folder, unbroken)
+
+
+def test_two_processes_share_the_images(tmp_path, unbroken):
+    call("evaluate.py", *STOPPED, "trainer.devices=2", "trainer.strategy=ddp", outputs=tmp_path)
+    folder = only_folder(tmp_path, "evaluate")
+    assert folder.name == unbroken.name, "devices are not part of a run's hash"
+    shares = [len(path.read_text().splitlines()) for path in sorted(folder.glob("records/rank-*.jsonl"))]
+    assert shares == [6, 6]
+    assert_same_records(folder, unbroken)
+    found, expected = (json.loads((path / "summary.json").read_text()) for path in (folder, unbroken))
+    for key in ("num_images", "num_forward", "srocc", "certified_delta_median", "certified_srocc"):
+        assert found[key] == pytest.approx(expected[key], abs=1e-4), key
+
+
+def test_records_made_otherwise_are_refused(tmp_path, unbroken):
+    folder = tmp_path / "mine"
+    shutil.copytree(unbroken, folder)
+    elsewhere = [f"hydra.run.dir={folder}", *STOPPED]
+    done = call("evaluate.py", *elsewhere, "sigma=0.13", outputs=tmp_path, expect=1)
+    assert "were made otherwise" in done.stderr
+    assert "sigma was 0.12, is 0.13" in done.stderr
+    assert "fresh=true" in done.stderr
+    assert_same_records(folder, unbroken)
+
+
+def test_a_tolerance_stops_early_and_says_why(tmp_path, mini_cache):
+    options = ["defense=ms", "data.limit_test=4", "num_samples=1000", "certification.tolerance=0.04"]
+    done = call("evaluate.py", *options, "certification.first_look=60", outputs=tmp_path)
+    table = records(only_folder(tmp_path, "evaluate"))
+    assert set(table.stop) <= {"tolerance", "saturated", "out of reach"}
+    assert (table.stop == "tolerance").any()
+    assert table.num_samples.max() < 1000
+    reached = table[(table.stop == "tolerance") & (table.radius == 0.06)]
+    assert ((reached.upper - reached.lower) / 2 <= 0.04 * 4).all()
+    assert (table.median_lower <= table.score).all()
+    assert (table.score <= table.median_upper).all()
+    assert "draws" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -165,7 +232,7 @@ def test_ctrl_c_keeps_the_records_and_the_same_command_goes_on(tmp_path, mini_ca
         (["defence=ms"], "unknown key 'defence'. Did you mean 'defense'"),
         (
             ["defense=dmsiqa"],
-            "no option 'dmsiqa' for defense; there are: dms, dms_iqa, ms, none.*Did you mean 'dms_iqa'",
+            "no option 'dmsiqa' for defense; there are: chain, dms, dms_iqa, ms, none.*Did you mean 'dms_iqa'",
         ),
         (["certification.radiuss=1"], "unknown key 'certification.radiuss'. Did you mean 'certification.radius'"),
         (["sigmma=0.1"], "unknown key 'sigmma'. Did you mean 'sigma'"),

@@ -21,6 +21,19 @@ def keys(table):
     return list(zip(table["image_id"], table["attack"], table["radius"], strict=True))
 
 
+def test_records_of_another_making_are_refused_by_name(tmp_path):
+    identity = {"sigma": 0.12, "weights": "abc", "certification.radii": (0.03, 0.06)}
+    RecordStore(tmp_path, identity=identity).append([{"image_id": "a", "radius": 0.1}])
+    assert "a" in RecordStore(tmp_path, identity={**identity, "certification.radii": [0.03, 0.06]})
+    with pytest.raises(UserError, match=r"made otherwise: sigma was 0\.12, is 0\.2; weights was abc, is None"):
+        RecordStore(tmp_path, identity={"sigma": 0.2, "certification.radii": [0.03, 0.06]})
+    with pytest.raises(UserError, match="data was None, is x"):
+        RecordStore(tmp_path, rank=1, identity={**identity, "data": "x"})
+    (tmp_path / "records" / "identity.json").unlink()
+    with pytest.raises(UserError, match="another version of certiqa"):
+        RecordStore(tmp_path, identity=identity)
+
+
 def test_append_and_compile(tmp_path):
     store = RecordStore(tmp_path)
     assert "b" not in store

@@ -162,7 +162,6 @@ class Certification(Records):
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         request = self.request(smooth, len(datamodule.test_set), smooth.lipschitz(images.shape[-2:]))
         for place, certificate in certify_each(smooth, images, request, image_ids=ids, seed=self.seed):
-            self.num_forward += certificate.draws
             yield place, certificate_rows(certificate, request)
 
 

@@ -31,7 +31,10 @@ class Gallery(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the images: evenly over the opinion scores, so that bad and good ones are shown."""
-        records = trainer.datamodule.test_set.records  # type: ignore[attr-defined]
+        if not trainer.is_global_zero:
+            return
+        # of several ranks the first shows what it tests itself
+        records = trainer.datamodule.test_set.records[:: trainer.world_size]  # type: ignore[attr-defined]
         ordered = sorted(records, key=lambda record: (record.mos is None, record.mos, record.image_id))
         count = min(self.num_images, len(ordered))
         rows = np.linspace(0, len(ordered) - 1, count).round().astype(int)
@@ -48,6 +51,8 @@ class Gallery(pl.Callback):
     ) -> None:
         """Save the chosen images of the batch."""
         assert isinstance(pl_module, DefenseModule)
+        if not self._chosen:
+            return
         path = self.folder / "gallery.json"
         entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
         have = {entry["image_id"] for entry in entries}

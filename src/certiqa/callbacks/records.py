@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 
 from certiqa.evaluation.records import RecordStore, plain
+from certiqa.metrics.weights import fingerprint
 from certiqa.training import DefenseModule
 
 Row = dict[str, Any]
@@ -23,12 +24,14 @@ class Records(pl.Callback):
 
     Args:
         folder: the run's folder.
+
+    Attributes:
+        identity: what else than weights and data decides the numbers; the run's semantic config.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.num_forward = 0  # passes through the metric for defended scores, in this process
-        self.failures: list[str] = []  # of images that could not be scored; the others go on
+        self.identity: dict[str, Any] = {}
         self._store: RecordStore | None = None
 
     @property
@@ -38,8 +41,14 @@ class Records(pl.Callback):
         return self._store
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the records of this rank."""
-        self._store = RecordStore(self.folder, trainer.global_rank)
+        """Open the records of this rank; refuses those made with other weights, data or config."""
+        assert isinstance(pl_module, DefenseModule)
+        identity = self.identity | {
+            "weights": fingerprint(pl_module.defense),
+            "data": trainer.datamodule.test_set.fingerprint,  # type: ignore[attr-defined]
+            "device": pl_module.device.type,  # each type of device has noise of its own
+        }
+        self._store = RecordStore(self.folder, trainer.global_rank, identity)
 
     def on_test_batch_end(
         self,
@@ -71,9 +80,11 @@ class Records(pl.Callback):
             if not math.isfinite(clean):
                 failure = f"metric '{pl_module.base_metric.name}' scored {clean} on image {facts['image_id']} as it is"
                 rows = [{**more, "failure": failure} for more in rows]
-            if rows[0].get("failure"):
-                self.failures.append(rows[0]["failure"])
             self.store.append([{**facts, **more} for more in rows])
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Wait for the other ranks: the first merges what all have written."""
+        trainer.strategy.barrier("records")
 
     def score(
         self,
@@ -85,7 +96,6 @@ class Records(pl.Callback):
         """Yield each image's place in the batch and its rows; here one, with the defended score."""
         with torch.no_grad():
             scores = module.defense(images, image_ids=ids)
-        self.num_forward += len(images)
         for place, score in enumerate(scores.tolist()):
             failure = None if math.isfinite(score) else f"metric '{module.defense.name}' scored {score} on {ids[place]}"
             yield place, [{"score": plain(score), "failure": failure}]

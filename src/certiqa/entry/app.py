@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from certiqa.entry.identity import register_resolvers
+from certiqa.entry.preemption import REQUEUE, Requeue
 from certiqa.errors import UserError, suggest
 
 TRACEBACK = "CERTIQA_TRACEBACK"
@@ -35,7 +36,9 @@ def config_folder() -> Path:
 
 
 def run_app(task: Callable[[DictConfig], None], config_name: str) -> None:
-    """Run a Hydra app; print what a user did wrong as one message and exit with 1 (130 after Ctrl-C).
+    """Run a Hydra app; print what a user did wrong as one message and exit with 1.
+
+    The exit code is 130 after Ctrl-C, and 75 (EX_TEMPFAIL: try again) after SIGTERM, which schedulers can requeue on.
 
     ``CERTIQA_TRACEBACK=1`` shows the traceback too.
     """
@@ -53,6 +56,9 @@ def run_app(task: Callable[[DictConfig], None], config_name: str) -> None:
 
     try:
         hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(guarded)()
+    except Requeue:
+        print("certiqa: stopped by SIGTERM; what is done is kept, the same command continues", file=sys.stderr)
+        sys.exit(REQUEUE)
     except KeyboardInterrupt:
         print("certiqa: interrupted; what is done is kept, the same command continues", file=sys.stderr)
         sys.exit(130)

@@ -33,10 +33,11 @@ def set_aside(folder: Path) -> Path | None:
     return target
 
 
-def finished_summary(folder: Path) -> dict[str, Any] | None:
-    """Return the summary of a finished run, None where the run has to go on."""
+def finished_summary(folder: Path, config_hash: str) -> dict[str, Any] | None:
+    """Return the summary of a finished run of this config, None where the run has to go on."""
     summary = read_summary(folder)
-    return summary if summary and summary.get("status") == "finished" else None
+    finished = summary is not None and summary.get("status") == "finished"
+    return summary if finished and summary and summary.get("config_hash") == config_hash else None
 
 
 def last_checkpoint(folder: Path) -> Path | None:

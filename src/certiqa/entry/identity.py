@@ -53,6 +53,21 @@ def semantic_config(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in chosen.items()}
 
 
+def flat_identity(config: DictConfig) -> dict[str, Any]:
+    """Return the semantic config with dotted keys, as records are stamped with it."""
+    flat: dict[str, Any] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{prefix}{key}.")
+        else:
+            flat[prefix.removesuffix(".")] = node
+
+    walk(semantic_config(config), "")
+    return flat
+
+
 def config_hash(config: DictConfig) -> str:
     """Return eight hexadecimal digits of the semantic config."""
     text = json.dumps(semantic_config(config), sort_keys=True, default=str)

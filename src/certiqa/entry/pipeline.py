@@ -14,6 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from certiqa import __version__
@@ -33,7 +34,8 @@ from certiqa.entry.build import (
 )
 from certiqa.entry.fit_metric import fit_metric
 from certiqa.entry.folder import finished_summary, keep_curves, last_checkpoint, set_aside
-from certiqa.entry.identity import config_hash
+from certiqa.entry.identity import config_hash, flat_identity
+from certiqa.entry.preemption import Requeue, stop_on_sigterm
 from certiqa.errors import UserError
 from certiqa.evaluation import RecordStore, summarise, write_summary
 from certiqa.metrics import QualityMetric
@@ -52,9 +54,10 @@ def run(config: DictConfig) -> None:
         return
     folder = run_folder(config)
     check_objective(config)
-    if config.fresh and (kept := set_aside(folder)):
+    first_rank = not getattr(rank_zero_only, "rank", None)
+    if first_rank and config.fresh and (kept := set_aside(folder)):
         console.print(f"starting over; the earlier run is kept in {kept}")
-    if done := finished_summary(folder):
+    if done := finished_summary(folder, config_hash(config)):
         console.print(f"this run is finished already ([bold]fresh=true[/bold] starts over): {folder}")
         print_summary(done)
         return
@@ -65,10 +68,14 @@ def run(config: DictConfig) -> None:
     data: QualityDataModule = build(config.data)
     facts = describe(config, defense, data)
     callbacks = build_callbacks(config, defense, data)
+    recorder = next(callback for callback in callbacks if isinstance(callback, Records))
+    recorder.identity = flat_identity(config)
     module = build_module(config, defense)
-    keep_curves(folder)
+    if first_rank:
+        keep_curves(folder)
     trainer = build_trainer(config, callbacks)
     status, started = "failed", time.monotonic()
+    preemption = stop_on_sigterm()
     try:
         if module.objective is not None:
             train(trainer, module, data, folder)
@@ -78,17 +85,18 @@ def run(config: DictConfig) -> None:
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning turns Ctrl-C into SystemExit
         status = "interrupted"
-        raise KeyboardInterrupt from error
+        raise (Requeue if preemption.received else KeyboardInterrupt) from error
     finally:
         facts |= {"status": status, "seconds": round(time.monotonic() - started, 1)}
-        summary = finish(folder, defense, config, facts, callbacks)
+        summary = finish(folder, defense, config, facts, callbacks) if first_rank else {}
+    if not first_rank:
+        return
     print_summary(summary)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     if summary.get("num_failed"):
-        recorder = next(callback for callback in callbacks if isinstance(callback, Records))
         raise UserError(
             f"{summary['num_failed']} of {summary['num_failed'] + summary['num_images']} images could not be scored "
-            f"and are left out of every figure; their records say why. The first: {recorder.failures[0]}"
+            f"and are left out of every figure; their records say why. The first: {summary['first_failure']}"
         )
 
 
@@ -96,7 +104,7 @@ def train(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule, f
     """Train the denoiser, from the last checkpoint if there is one, and keep it as safetensors."""
     weights = folder / "checkpoints" / "denoiser.safetensors"
     checkpoint = last_checkpoint(folder)
-    if checkpoint:
+    if checkpoint and trainer.is_global_zero:
         console.print(f"continuing from {checkpoint}", soft_wrap=True)
     # the checkpoint is this project's own, written by the run that is continued
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
@@ -112,7 +120,8 @@ def train(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule, f
         "steps": str(trainer.global_step),
         "certiqa": __version__,
     }
-    save_denoiser(module.denoiser, weights, sigma=low if low == high else (low, high), notes=notes)
+    if trainer.is_global_zero:
+        save_denoiser(module.denoiser, weights, sigma=low if low == high else (low, high), notes=notes)
 
 
 def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule) -> dict[str, Any]:
@@ -157,7 +166,6 @@ def finish(
     table = RecordStore(folder).compile()
     radius = recorder.radius if isinstance(recorder, Certification) else None
     summary = facts | summarise(table, defense, radius)
-    summary["num_forward"] = recorder.num_forward
     summary["images_per_second"] = summary["num_images"] / facts["seconds"] if facts["seconds"] else None
     summary["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
     write_summary(folder, summary)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from certiqa.errors import UserError
 
+FORMAT = 2  # of a line in records/
 KEY = ("image_id", "attack", "radius")
 NO_ATTACK = "none"
 COLUMNS = (
@@ -34,19 +35,47 @@ class RecordStore:
     Args:
         folder: the run's folder.
         rank: the process's rank; each writes its own file.
+        identity: everything that decides the numbers, by name. Records made with another one are refused.
+
+    Raises:
+        UserError: if the records there were made with another identity, naming the differences.
     """
 
-    def __init__(self, folder: str | Path, rank: int = 0) -> None:
+    def __init__(self, folder: str | Path, rank: int = 0, identity: Mapping[str, Any] | None = None) -> None:
         self.folder = Path(folder)
         self.path = self.folder / "records" / f"rank-{rank}.jsonl"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._drop_cut_line()
+            if identity is not None:
+                self._check_identity({"format": FORMAT, **identity}, write=rank == 0)
         except OSError as error:
             raise UserError(
                 f"cannot write records to '{self.path}': {error}; free space or choose another folder"
             ) from error
         self._done = {(row["image_id"], row["attack"]) for row in read_lines(self.folder)}
+
+    def _check_identity(self, identity: Mapping[str, Any], *, write: bool) -> None:
+        path = self.folder / "records" / "identity.json"
+        now = json.loads(json.dumps(identity, default=str))
+        if not path.is_file():
+            if read_lines(self.folder):
+                raise UserError(
+                    f"the records in '{path.parent}' do not say how they were made (another version of certiqa wrote "
+                    "them); set fresh=true to start over, the old ones are kept aside"
+                )
+            if write:
+                write_aside(path, json.dumps(now, indent=1))
+            return
+        then = json.loads(path.read_text(encoding="utf-8"))
+        changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
+        if changed:
+            listed = "; ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed[:5])
+            more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+            raise UserError(
+                f"the records in '{path.parent}' were made otherwise: {listed}{more}. Undo the change, or set "
+                "fresh=true to start over (the old records are kept aside)"
+            )
 
     def _drop_cut_line(self) -> None:
         if not self.path.exists():
@@ -87,6 +116,16 @@ class RecordStore:
                 "records/, free space and run again"
             ) from error
         return table
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a text file durably and so that nobody ever reads half of it."""
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def read_lines(folder: str | Path) -> list[dict[str, Any]]:

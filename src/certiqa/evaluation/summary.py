@@ -38,8 +38,11 @@ def summarise(table: pd.DataFrame, metric: QualityMetric, primary_radius: float 
     clean = clean[~failed]
     images = clean.drop_duplicates("image_id")
     summary: dict[str, Any] = {"num_images": len(images), "num_failed": num_failed}
+    if num_failed:
+        summary["first_failure"] = table[table["failure"].notna()]["failure"].iloc[0]
     if images.empty:
         return summary
+    summary["num_forward"] = int(images["num_samples"].fillna(1).sum())
     sign = metric.quality_sign
     mos = images["mos"].to_numpy(float)
     score = sign * images["score"].to_numpy(float)
