@@ -297,6 +297,24 @@ def test_nan_scores_fail_their_image_and_the_others_go_on(tmp_path, mini_cache):
     assert np.isinf(failed.upper).all()
 
 
+def test_a_plan_is_printed_and_nothing_runs(tmp_path, mini_cache):
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); from certiqa.entry.plan import main; main()"
+    options = ["defense=ms", "certification.radii=[0.06,0.4]", f"paths.outputs={tmp_path / 'outputs'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *options],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"125 images, up to 100 draws each: 12.500 forward passes", done.stdout)
+    assert re.search(r"about .* draws per second", done.stdout)
+    assert "radii up to 0.1801 can be certified" in done.stdout
+    assert re.search(r"0\.4 +0\.4 +16.097 +21.462", done.stdout), "draws that the asked radius needs"
+    assert not list(tmp_path.iterdir()), "a plan leaves nothing behind"
+
+
 def test_help_does_not_wait_for_torch(tmp_path):
     code = (
         "import sys, runpy; sys.argv = ['train.py', '--help']\ntry:\n runpy.run_path('train.py', run_name='__main__')\n"

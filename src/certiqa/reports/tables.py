@@ -250,7 +250,9 @@ def _caption(summary: Summary, certified: bool) -> list[str]:
     if (sigma := value_of(summary, "sigma")) is not None:
         facts.append(f"sigma {exact(sigma)}")
     if (draws := value_of(summary, "num_samples")) is not None:
-        facts.append(f"{count(draws)} draws")
+        mean = value_of(summary, "num_samples_mean")
+        average = "" if mean is None or mean >= draws else f"on average {count(round(mean))} of "
+        facts.append(f"{average}{count(draws)} draws")
     if (images := value_of(summary, "num_images")) is not None:
         facts.append(f"{count(images)} images")
     if certified:
@@ -260,6 +262,8 @@ def _caption(summary: Summary, certified: bool) -> list[str]:
     if certified and (joint := value_of(summary, "joint_confidence")) is not None:
         facts.append(f"joint confidence {percent(joint, setting=True)} for certified SROCC")
     sentences = [", ".join(facts)] if facts else []
+    if failed := value_of(summary, "num_failed"):
+        sentences.append(f"{count(failed)} images could not be scored and are left out")
     if not certified:
         sentences.append("No certificates in this run")
     if summary.get("status") not in (None, "finished"):

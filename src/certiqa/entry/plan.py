@@ -1,0 +1,44 @@
+"""``certiqa-plan``: what an evaluation would take and could certify, without running it."""
+
+from __future__ import annotations
+
+import sys
+
+from omegaconf import DictConfig
+
+from certiqa.entry.app import run_app
+
+
+def plan(config: DictConfig) -> None:
+    """Print the plan of ``evaluate.py`` with the same options."""
+    import torch
+    from rich.console import Console
+
+    from certiqa.certification import require_certifiable
+    from certiqa.certification.planning import plan_certification
+    from certiqa.data.datamodule import QualityDataModule
+    from certiqa.entry.build import build, build_defense, build_metric
+    from certiqa.reports.plan import plan_lines
+
+    smooth = require_certifiable(build_defense(config, build_metric(config), trained=True))
+    device = "cuda" if config.trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available() else "cpu"
+    data: QualityDataModule = build(config.data)
+    chosen = config.certification
+    found = plan_certification(
+        smooth.to(device),
+        data.test_set.sizes(),
+        list(chosen.radii),
+        confidence=chosen.confidence,
+        joint_confidence=chosen.joint_confidence,
+        device=device,
+    )
+    console = Console()
+    for part in plan_lines(found, smooth.sigma, chosen.confidence, chosen.joint_confidence):
+        console.print(part, soft_wrap=True)
+
+
+def main() -> None:
+    """Compose the config from the command line and print its plan."""
+    # a plan leaves no folder behind
+    sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none"]
+    run_app(plan, "evaluate")
