@@ -36,7 +36,7 @@ format: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## speed, as ratios against a reference in the same run
+bench: $(STAMP)  ## speed, as ratios against a reference in the same run (docs/performance.md)
 	$(BIN)/python benchmarks/certification.py
 
 docs: $(STAMP)  ## the table of docs/mini.md, made again (about an hour on 2 cores)
