@@ -142,7 +142,7 @@ def speed_rows(device: str, precision: str = "fp32") -> list[dict[str, object]]:
     return rows
 
 
-def tolerance_rows(device: str, num_images: int = 15, most: int = 1000) -> list[dict[str, object]]:
+def tolerance_rows(device: str, num_images: int = 6, most: int = 1000) -> list[dict[str, object]]:
     """Count the draws that a tolerance needs on mini, against a fixed number."""
     dataset = load_dataset("mini", "quick_validation")
     items = [dataset[int(row)] for row in np.linspace(0, len(dataset) - 1, num_images).round()]
@@ -151,7 +151,7 @@ def tolerance_rows(device: str, num_images: int = 15, most: int = 1000) -> list[
     for label, weights in (("MS", None), ("DMS-IQA", "mini_dms_iqa")):
         denoiser = None if weights is None else load_denoiser("unet", weights=weights).to(device)
         smooth = MedianSmoothing(build("mini", fast=True).to(device), SIGMA, most, denoiser)
-        for radius in (0.03, 0.06):
+        for radius in (0.06,):
             for tolerance in (0.01, 0.02, 0.04):
                 stopping = Stopping(tolerance, radius, first_look=50)
                 bounds = certify(smooth, images, [radius], stopping=stopping, image_ids=ids)
