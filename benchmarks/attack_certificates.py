@@ -2,11 +2,11 @@
 
     python benchmarks/attack_certificates.py
 
-Images of the quick list of mini are certified at two radii, then attacked, towards the farther end of the scale, by
-projected gradient steps on the mean of fresh noisy scores (stream "attack"), in float32, with the whole radius. A violation is an
-attacked median whose own two-sided interval, from draws of yet another stream, lies outside the certified one. By
-chance that happens with at most the total failure probability printed. The last lines show that the judge can see: on
-a linear metric with the aligned perturbation a bound that is one rank too generous is caught.
+Images of the quick list of mini are certified at two radii, then attacked towards the farther end of the scale by
+projected gradient steps on the mean of fresh noisy scores (stream "attack"), in float32, with the whole radius. A
+violation is an attacked median whose own two-sided interval, from draws of yet another stream, lies outside the
+certified one. By chance that happens with at most the total failure probability printed. The last lines show that the
+judge can see: on a linear metric with the aligned perturbation a bound that is one rank too generous is caught.
 """
 
 from __future__ import annotations

@@ -63,6 +63,19 @@ def test_only_a_thread_safe_metric_is_called_by_threads(images):
     assert smooth.metric.threads == {threading.get_ident()}, "a denoiser of unknown safety is not shared either"
 
 
+def test_a_metric_may_return_a_view_of_its_input(images):
+    class Corner(Watched):
+        def forward(self, images, **_):
+            return images[:, 0, 0, 0]
+
+    alone, threaded = (
+        MedianSmoothing(Corner(True), SIGMA, 200, clip=False, workers=workers).sample_scores(images, image_ids=IDS)
+        for workers in (1, 3)
+    )
+    assert torch.equal(alone, threaded)
+    assert alone.unique().numel() == alone.numel()
+
+
 def test_an_error_in_a_worker_reaches_the_caller(images):
     class Broken(Watched):
         def forward(self, images, **_):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -189,6 +190,32 @@ def test_kill_at_any_moment_loses_nothing(tmp_path, unbroken):
     assert_same_records(folder, unbroken)
 
 
+@pytest.mark.full
+def test_twenty_kills_at_random_moments_lose_nothing(tmp_path, mini_cache):
+    options = ["defense=ms", "num_samples=60", "data.limit_test=60", "certification.radii=[0.06]"]
+    moments = random.Random(5)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    recorded = []
+    for _ in range(20):
+        running = subprocess.Popen(
+            command("evaluate.py", *options, outputs=tmp_path / "killed"),
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(moments.uniform(5, 9))
+        running.kill()
+        running.wait()
+        recorded.append(sum(len(path.read_text().splitlines()) for path in tmp_path.rglob("rank-0.jsonl")))
+    assert recorded[-1] > 0, "no run came far enough to be worth killing"
+    call("evaluate.py", *options, outputs=tmp_path / "killed")
+    call("evaluate.py", *options, outputs=tmp_path / "unbroken")
+    folder = only_folder(tmp_path / "killed", "evaluate")
+    assert len((folder / "records" / "rank-0.jsonl").read_text().splitlines()) == 60, "nothing twice, nothing lost"
+    assert_same_records(folder, only_folder(tmp_path / "unbroken", "evaluate"))
+
+
 def test_two_processes_share_the_images(tmp_path, unbroken):
     call("evaluate.py", *STOPPED, "trainer.devices=2", "trainer.strategy=ddp", outputs=tmp_path)
     folder = only_folder(tmp_path, "evaluate")
@@ -308,7 +335,7 @@ def test_a_plan_is_printed_and_nothing_runs(tmp_path, mini_cache):
         env={**os.environ, "COLUMNS": "100"},
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"125 images, up to 100 draws each: 12.500 forward passes", done.stdout)
+    assert re.search(r"to certify: 125 images, up to 100 draws each, 12.500 forward passes", done.stdout)
     assert re.search(r"about .* draws per second", done.stdout)
     assert "radii up to 0.1801 can be certified" in done.stdout
     assert re.search(r"0\.4 +0\.4 +16.097 +21.462", done.stdout), "draws that the asked radius needs"

@@ -76,7 +76,7 @@ class DrawEngine:
     """Scores draws of a batch of images, in the order they are taken.
 
     Args:
-        score: the base function on a chunk of noisy images; must not keep them, their memory is used again.
+        score: the base function on a chunk of noisy images; must not keep them: their memory is used again.
         sigma: standard deviation of the noise.
         workers: threads on a CPU, each with single-threaded operators; 1 leaves the cores to the operators. More
             than one needs a ``score`` that several threads may call at once.
@@ -110,7 +110,8 @@ class DrawEngine:
                 noisy = noise[: len(pairs)]
                 fill_noise(noisy, [noise_key(seed, stream, ids[row], draw) for row, draw in pairs])
                 add_images(noisy.mul_(self.sigma), images, pairs)
-                return self.score(noisy, pairs)
+                # a copy: a metric may return a view of its input, whose memory is used again
+                return self.score(noisy, pairs).clone()
 
         if images.device.type == "cpu":
             return self._threaded(job, take) if self.workers > 1 else self._in_turn(job, take)

@@ -14,7 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from certiqa.defenses.engine import BatchSize, DrawEngine, Pair, Take
+from certiqa.defenses.engine import CPU_BATCH, BatchSize, DrawEngine, Pair, Take
 from certiqa.defenses.linear import LinearStep
 from certiqa.defenses.noise import fill_noise, noise_key
 from certiqa.errors import UserError
@@ -90,7 +90,7 @@ class MedianSmoothing(QualityMetric):
         self.batch_size = batch_size
         self.workers = workers
         self.precision = precision
-        self._batches: dict[tuple[int, ...], BatchSize] = {}
+        self._batches: dict[tuple[object, ...], BatchSize] = {}
         self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(self._plain_base) if compile else None
         if precision != "fp32":
             keep_heads_in_fp32(self.metric)
@@ -223,9 +223,15 @@ class MedianSmoothing(QualityMetric):
         safe = self.metric.thread_safe and (self.denoiser is None or getattr(self.denoiser, "thread_safe", False))
         return torch.get_num_threads() if safe and self._compiled is None else 1
 
+    @property
+    def batch_sizes_used(self) -> list[int]:
+        """Return the draws per forward pass that scoring has come to, for each size of image."""
+        cpu = self.batch_size or CPU_BATCH
+        return sorted({cpu if kind == "cpu" else batch.size for (kind, *_), batch in self._batches.items()})
+
     def _batch(self, images: Tensor) -> BatchSize:
         """Return the batch size found so far for images of this size and device."""
-        key = (images.device.index or 0, *images.shape[1:])
+        key = (images.device.type, images.device.index, *images.shape[1:])
         return self._batches.setdefault(key, BatchSize(self.batch_size))
 
     def forward(

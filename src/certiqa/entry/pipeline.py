@@ -19,6 +19,8 @@ from rich.console import Console
 
 from certiqa import __version__
 from certiqa.callbacks import Certification, Records
+from certiqa.certification import require_certifiable
+from certiqa.certification.planning import plan_certification
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing, undefended
 from certiqa.denoisers import save_denoiser
@@ -41,6 +43,7 @@ from certiqa.evaluation import RecordStore, summarise, write_summary
 from certiqa.metrics import QualityMetric
 from certiqa.metrics.weights import fingerprint
 from certiqa.reports import print_summary, write_report
+from certiqa.reports.plan import headline
 from certiqa.training import DefenseModule
 
 log = logging.getLogger(__name__)
@@ -74,6 +77,8 @@ def run(config: DictConfig) -> None:
     if first_rank:
         keep_curves(folder)
     trainer = build_trainer(config, callbacks)
+    if first_rank and isinstance(recorder, Certification):
+        announce(recorder, defense, data)
     status, started = "failed", time.monotonic()
     preemption = stop_on_sigterm()
     try:
@@ -98,6 +103,21 @@ def run(config: DictConfig) -> None:
             f"{summary['num_failed']} of {summary['num_failed'] + summary['num_images']} images could not be scored "
             f"and are left out of every figure; their records say why. The first: {summary['first_failure']}"
         )
+
+
+def announce(recorder: Certification, defense: QualityMetric, data: QualityDataModule) -> None:
+    """Say what the certification will take and can give, before any work."""
+    smooth = require_certifiable(defense)
+    plan = plan_certification(
+        smooth,
+        data.test_set.sizes(),
+        recorder.radii,
+        num_samples=recorder.num_samples,
+        confidence=recorder.confidence,
+        joint_confidence=recorder.joint_confidence,
+        probe_seconds=None,
+    )
+    console.print(headline(plan), soft_wrap=True)
 
 
 def train(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule, folder: Path) -> None:
@@ -167,6 +187,7 @@ def finish(
     radius = recorder.radius if isinstance(recorder, Certification) else None
     summary = facts | summarise(table, defense, radius)
     summary["images_per_second"] = summary["num_images"] / facts["seconds"] if facts["seconds"] else None
+    summary["batch_sizes"] = defense.batch_sizes_used if isinstance(defense, MedianSmoothing) else []
     summary["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
     write_summary(folder, summary)
     try:

@@ -13,8 +13,7 @@ from certiqa.reports.tables import count, duration, exact, percent
 
 def plan_lines(plan: CertificationPlan, sigma: float, confidence: float, joint: float | None) -> Iterator[str | Table]:
     """Yield what ``certiqa-plan`` prints."""
-    images, draws, forward = (count(number) for number in (plan.num_images, plan.num_samples, plan.num_forward))
-    yield f"{images} images, up to {draws} draws each: {forward} forward passes"
+    yield headline(plan)
     if plan.draws_per_second and plan.seconds is not None:
         yield f"about {duration(plan.seconds)} here, at {plan.draws_per_second:.1f} draws per second (measured now)"
     side = percent(confidence, setting=True)
@@ -31,6 +30,12 @@ def plan_lines(plan: CertificationPlan, sigma: float, confidence: float, joint: 
         needed = (_draws(number, plan.num_samples) for number in (row.needed, row.needed_joint))
         table.add_row(exact(row.radius), f"{row.at_noise:.4g}", *needed)
     yield table
+
+
+def headline(plan: CertificationPlan) -> str:
+    """Return the line that stands before a run."""
+    images, draws, forward = (count(number) for number in (plan.num_images, plan.num_samples, plan.num_forward))
+    return f"to certify: {images} images, up to {draws} draws each, {forward} forward passes"
 
 
 def _reach(radius: float | None) -> str:
