@@ -153,7 +153,7 @@ def tolerance_rows(device: str, num_images: int = 6, most: int = 1000) -> list[d
         smooth = MedianSmoothing(build("mini", fast=True).to(device), SIGMA, most, denoiser)
         for radius in (0.03, 0.06):
             for tolerance in (0.01, 0.02, 0.04):
-                stopping = Stopping(tolerance, radius, first_look=50)
+                stopping = Stopping(tolerance, radius)
                 bounds = certify(smooth, images, [radius], stopping=stopping, image_ids=ids)
                 assert bounds.draws is not None
                 rows.append(

@@ -68,7 +68,7 @@ def test_looks_increase_to_the_last(first, more, ratio):
 
 
 def test_looks_cost_a_little_and_inner_draws_lie_inside():
-    looks = look_sizes(100, 1000)
+    looks = look_sizes(100, 1000, 1.5)
     outer, inner = sequential_ranks(0.06, SIGMA, looks, 0.999), inner_ranks(0.06, SIGMA, looks, 0.999)
     for n, (low, high), (within_low, within_high) in zip(looks, outer, inner, strict=True):
         fixed = order_statistic_ranks(0.06, SIGMA, n, 0.999)

@@ -31,8 +31,8 @@ class Stopping:
     tolerance: float
     radius: float
     saturation: float | None = 0.25
-    first_look: int = 100
-    look_ratio: float = 1.5
+    first_look: int = 50
+    look_ratio: float = 1.1
 
     def __post_init__(self) -> None:
         if not 0 < self.tolerance < 1:

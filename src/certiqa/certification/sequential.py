@@ -36,7 +36,7 @@ Array = NDArray[np.float64]
 Ranks = tuple[int, int]
 
 
-def look_sizes(first: int, last: int, ratio: float = 1.5) -> tuple[int, ...]:
+def look_sizes(first: int, last: int, ratio: float = 1.1) -> tuple[int, ...]:
     """Return the numbers of draws at which to look: geometric from ``first`` to ``last``.
 
     >>> look_sizes(100, 1000, 2.0)
@@ -45,7 +45,7 @@ def look_sizes(first: int, last: int, ratio: float = 1.5) -> tuple[int, ...]:
     if first < 1 or last < 1:
         raise UserError(f"looks need at least 1 draw, got first={first} and last={last}")
     if not ratio > 1:
-        raise UserError(f"certification.look_ratio={ratio} must be greater than 1, e.g. 1.5")
+        raise UserError(f"certification.look_ratio={ratio} must be greater than 1, e.g. 1.1")
     sizes = [min(first, last)]
     while sizes[-1] < last:
         sizes.append(min(last, max(sizes[-1] + 1, math.ceil(sizes[-1] * ratio))))
