@@ -114,9 +114,9 @@ def main() -> None:
     """Attack both."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--eot", type=int, default=4, help="draws behind one gradient")
-    parser.add_argument("--draws", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--eot", type=int, default=3, help="draws behind one gradient")
+    parser.add_argument("--draws", type=int, default=80)
     parser.add_argument("--confidence", type=float, default=0.99999)
     chosen = parser.parse_args()
     attack_mini(chosen.images, chosen.steps, chosen.eot, chosen.draws, chosen.confidence)
