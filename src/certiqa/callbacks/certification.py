@@ -88,10 +88,17 @@ class Certification(Records):
             sizes: (height, width) of every image of the set.
         """
         smooth = require_certifiable(defense)
-        self.request(smooth, len(sizes), max((smooth.lipschitz(size) for size in set(sizes)), default=1.0))
+        lipschitz = max((smooth.lipschitz(size) for size in set(sizes)), default=1.0)
+        self.request(smooth, len(sizes), lipschitz)
         if self.validation_samples:
             try:
-                CertificationRequest((self.radius,), smooth.sigma, self.validation_samples, self.confidence)
+                CertificationRequest(
+                    (self.radius,),
+                    smooth.sigma,
+                    self.validation_samples,
+                    self.confidence,
+                    largest_lipschitz=lipschitz,
+                )
             except UserError as error:
                 raise UserError(f"at validation, certification.validation_samples: {error}") from error
 

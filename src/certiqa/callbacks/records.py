@@ -49,6 +49,7 @@ class Records(pl.Callback):
             "device": pl_module.device.type,  # each type of device has noise of its own
         }
         self._store = RecordStore(self.folder, trainer.global_rank, identity)
+        trainer.strategy.barrier("records opened")  # no rank writes before the first has looked at what is there
 
     def on_test_batch_end(
         self,

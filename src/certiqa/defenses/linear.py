@@ -40,8 +40,6 @@ class Resize(LinearStep):
         mode: "bilinear" or "bicubic".
     """
 
-    thread_safe = True
-
     def __init__(self, size: int | Sequence[int], mode: str = "bilinear") -> None:
         super().__init__()
         sides = [size] if isinstance(size, int) else list(size)
