@@ -190,29 +190,42 @@ def test_kill_at_any_moment_loses_nothing(tmp_path, unbroken):
     assert_same_records(folder, unbroken)
 
 
+def recorded_lines(outputs):
+    return sum(len(path.read_text().splitlines()) for path in outputs.rglob("rank-0.jsonl"))
+
+
 @pytest.mark.full
 def test_twenty_kills_at_random_moments_lose_nothing(tmp_path, mini_cache):
+    """Moments follow the run's own progress, so that they mean the same on a slow machine and a fast one."""
     options = ["defense=ms", "num_samples=60", "data.limit_test=60", "certification.radii=[0.06]"]
     moments = random.Random(5)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    recorded = []
-    for _ in range(20):
+    killed = tmp_path / "killed"
+    recorded = [0]
+    for round_number in range(20):
         running = subprocess.Popen(
-            command("evaluate.py", *options, outputs=tmp_path / "killed"),
+            command("evaluate.py", *options, outputs=killed),
             cwd=ROOT,
-            env=environment,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(moments.uniform(5, 9))
+        if round_number % 4 == 3:  # while it starts; else after up to four more images, in the middle of one
+            time.sleep(moments.uniform(1, 5))
+        else:
+            target = recorded[-1] + moments.randrange(4)
+            while running.poll() is None and recorded_lines(killed) < max(target, 1):
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 0.4))
         running.kill()
         running.wait()
-        recorded.append(sum(len(path.read_text().splitlines()) for path in tmp_path.rglob("rank-0.jsonl")))
-    assert recorded[-1] > 0, "no run came far enough to be worth killing"
-    call("evaluate.py", *options, outputs=tmp_path / "killed")
+        recorded.append(recorded_lines(killed))
+        assert recorded[-1] >= recorded[-2], "a killed run took records of an earlier one with it"
+    assert 1 <= recorded[-1] < 60, "twenty kills, and the run was never under way or never stopped"
+    call("evaluate.py", *options, outputs=killed)
     call("evaluate.py", *options, outputs=tmp_path / "unbroken")
-    folder = only_folder(tmp_path / "killed", "evaluate")
-    assert len((folder / "records" / "rank-0.jsonl").read_text().splitlines()) == 60, "nothing twice, nothing lost"
+    folder = only_folder(killed, "evaluate")
+    lines = [json.loads(line) for line in (folder / "records" / "rank-0.jsonl").read_text().splitlines()]
+    assert len({rows[0]["image_id"] for rows in lines}) == len(lines) == 60, "nothing twice, nothing lost"
     assert_same_records(folder, only_folder(tmp_path / "unbroken", "evaluate"))
 
 
