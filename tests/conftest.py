@@ -5,7 +5,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from certiqa.data.cache import cache_root
+from certiqa.cache import cache_root
 from certiqa.data.mini import prepare_mini
 from certiqa.metrics import FrozenMetric
 

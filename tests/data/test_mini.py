@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from certiqa.data import DISTORTIONS, load_dataset, mini
-from certiqa.data.cache import cache_root
+from certiqa.cache import cache_root
 from certiqa.data.images import ImageDataset, ImageRecord, read_image
 from certiqa.errors import UserError
 

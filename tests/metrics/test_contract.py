@@ -15,7 +15,8 @@ from certiqa.metrics import (
     load_metric,
     require_metric,
 )
-from certiqa.metrics.mini import MiniBackbone, fuse_batch_norms
+from certiqa.metrics.folding import fold_batch_norms
+from certiqa.metrics.mini import MiniBackbone
 
 
 class Brightness(QualityMetric):
@@ -149,7 +150,7 @@ def test_a_plain_module_of_two_outputs_per_image_is_named():
 
     report = check_metric(TwoOutputs(), size=16)
     assert list(report.failures) == ["one score per image"]
-    assert "(4, 2)" in report.failures["one score per image"]
+    assert "(2, 2)" in report.failures["one score per image"]
 
 
 def test_a_defended_metric_may_be_random_if_it_is_keyed_by_image():
@@ -210,14 +211,55 @@ def test_as_metric_wraps_and_freezes_a_plain_module(images):
     ("shape", "dtype", "named"),
     [
         ((2, 3, 3, 9), torch.float32, "at least 4x4 pixels, got 3x9"),
-        ((3, 8, 8), torch.float32, r"\(3, 8, 8\)"),
-        ((2, 1, 8, 8), torch.float32, r"\(2, 1, 8, 8\)"),
-        ((2, 3, 8, 8), torch.uint8, "uint8"),
+        ((3, 8, 8), torch.float32, r"\(3, 8, 8\); add the batch axis"),
+        ((2, 1, 8, 8), torch.float32, r"\(2, 1, 8, 8\); repeat a grey image's channel"),
+        ((2, 8, 8, 3), torch.float32, r"\(2, 8, 8, 3\); put the channels first"),
+        ((2, 3, 8, 8), torch.uint8, "uint8.*divide 8-bit images by 255"),
     ],
 )
 def test_images_a_metric_cannot_score_are_refused(linear_metric, shape, dtype, named):
     with pytest.raises(UserError, match=named):
         linear_metric(min_size=4)(torch.zeros(shape, dtype=dtype))
+
+
+def test_a_scale_of_255_is_refused_and_noise_is_not(linear_metric):
+    metric = linear_metric()
+    with pytest.raises(UserError, match="a pixel of 200; divide"):
+        metric(torch.full((1, 3, 8, 8), 200.0))
+    assert metric(torch.randn(2, 3, 8, 8)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        (lambda images: [0.5] * len(images), "a list"),
+        (lambda images: 0.5, "a float"),
+        (lambda images: images.mean(), r"shape \(\)"),
+        (lambda images: images.mean(dim=(2, 3)), r"shape \(2, 3\)"),
+    ],
+)
+def test_answers_that_are_no_scores_are_named(answer, named):
+    class Mine(nn.Module):
+        def forward(self, images):
+            return answer(images)
+
+    class MineToo(Brightness):
+        def forward(self, images, **_):
+            return answer(images)
+
+    assert list(check_metric(Mine(), size=16).failures) == ["one score per image"]
+    assert list(check_metric(MineToo(), size=16).failures) == ["one score per image"]
+    with pytest.raises(UserError, match=f"'mine' returned {named} for 2 images"):
+        as_metric(Mine())(torch.rand(2, 3, 16, 16))
+
+
+def test_a_column_of_scores_is_taken_from_a_plain_module():
+    class Column(nn.Module):
+        def forward(self, images):
+            return images.mean(dim=(1, 2, 3))[:, None]
+
+    assert check_metric(Column(), size=16).ok
+    assert as_metric(Column())(torch.rand(3, 3, 16, 16)).shape == (3,)
 
 
 def test_the_embedded_metric_keeps_the_contract():
@@ -250,7 +292,7 @@ def test_fused_batch_norms_leave_the_function_unchanged():
     images = torch.rand(2, 3, 32, 32, generator=generator)
     with torch.no_grad():
         before = backbone(images)
-        fuse_batch_norms(backbone)
+        fold_batch_norms(backbone)
         after = backbone(images)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
     assert before.std() > 0.01

@@ -29,7 +29,15 @@ def test_safetensors_come_with_their_metadata(tmp_path):
     assert metadata == {"sigma": "0.12"}
 
 
-@pytest.mark.parametrize("content", [STATE, {"state_dict": STATE, "epoch": 3}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        {"state_dict": STATE, "epoch": 3},
+        {"params": STATE},
+        {"model": {f"module.{key}": value for key, value in STATE.items()}, "k": [1.0]},
+    ],
+)
 def test_checkpoints_are_read_with_or_without_nesting(tmp_path, content):
     torch.save(content, tmp_path / "w.pt")
     state, metadata = read_weights(str(tmp_path / "w.pt"))
@@ -53,15 +61,18 @@ def test_a_file_cut_anywhere_is_a_user_error(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["page.pt", "page.safetensors"])
 def test_a_file_of_another_kind_is_a_user_error(tmp_path, name):
-    (tmp_path / name).write_text("hello, this is a download page")
+    (tmp_path / name).write_text("hello, this is a text")
     with pytest.raises(UserError, match="page"):
+        read_weights(tmp_path / name)
+    (tmp_path / name).write_text("\n<!DOCTYPE html><html>Sign in to continue</html>")
+    with pytest.raises(UserError, match="is a web page, not weights"):
         read_weights(tmp_path / name)
 
 
 def test_missing_files_and_contents_that_are_no_state_dict_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"no weights at '.*nowhere\.pt'"):
         read_weights(tmp_path / "nowhere.pt")
-    torch.save({"model": STATE, "k": [1.0]}, tmp_path / "w.pt")
+    torch.save({"weights": STATE, "k": [1.0]}, tmp_path / "w.pt")
     with pytest.raises(UserError, match="no state dict"):
         read_weights(tmp_path / "w.pt")
 

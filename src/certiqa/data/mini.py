@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from certiqa.data.cache import cache_root
+from certiqa.cache import cache_root
 from certiqa.data.distortions import DISTORTIONS, distort
 from certiqa.data.images import ImageDataset, ImageRecord, read_image
 from certiqa.errors import UserError, suggest

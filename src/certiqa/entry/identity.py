@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -106,5 +107,8 @@ def register_resolvers() -> None:
 
 
 def metric_label(config: DictConfig) -> str:
-    """Return a metric's name for folders, from its class: ``certiqa.metrics.MiniMetric`` -> ``mini``."""
-    return str(config.metric._target_).rpartition(".")[2].removesuffix("Metric").lower()
+    """Return a metric's name for folders, from its class: ``certiqa.metrics.ClipiqaPlusMetric`` -> ``clipiqa_plus``."""
+    if config.metric.get("metric_name"):
+        return str(config.metric.metric_name)
+    label = str(config.metric._target_).rpartition(".")[2].removesuffix("Metric")
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", label).lower()

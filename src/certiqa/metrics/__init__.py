@@ -2,15 +2,27 @@
 
 from certiqa.metrics.base import FrozenMetric, QualityMetric, as_metric
 from certiqa.metrics.check import MetricCheck, check_metric, require_metric
+from certiqa.metrics.clipiqa import ClipiqaPlusMetric
+from certiqa.metrics.dbcnn import DbcnnMetric
+from certiqa.metrics.linearity import LinearityMetric
+from certiqa.metrics.metaiqa import MetaiqaMetric
 from certiqa.metrics.mini import MiniMetric
+from certiqa.metrics.pyiqa import PyiqaMetric
 from certiqa.metrics.registry import METRICS, load_metric
+from certiqa.metrics.spaq import SpaqMetric
 
 __all__ = [
     "METRICS",
+    "ClipiqaPlusMetric",
+    "DbcnnMetric",
     "FrozenMetric",
+    "LinearityMetric",
+    "MetaiqaMetric",
     "MetricCheck",
     "MiniMetric",
+    "PyiqaMetric",
     "QualityMetric",
+    "SpaqMetric",
     "as_metric",
     "check_metric",
     "load_metric",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from certiqa.errors import UserError
 
 Range = tuple[float, float]
+LARGEST_PIXEL = 16.0  # an image in [0, 1] with noise stays far below, one in 0 to 255 does not
 
 
 class QualityMetric(nn.Module):
@@ -26,6 +27,7 @@ class QualityMetric(nn.Module):
             independent of the rest of the batch.
         thread_safe: whether several threads may call ``forward`` at once, each with its own images; then draws are
             scored by one thread per core. False where hooks or attributes carry anything from one line to the next.
+        keeps_contract: whether this project's own tests hold it to the contract; others are checked before a run.
     """
 
     name: str = "metric"
@@ -35,6 +37,7 @@ class QualityMetric(nn.Module):
     min_size: int = 1
     is_random: bool = False
     thread_safe: bool = False
+    keeps_contract: bool = False
 
     def forward(
         self,
@@ -63,17 +66,35 @@ class QualityMetric(nn.Module):
         return -1 if self.lower_better else 1
 
     def check_images(self, images: Tensor) -> None:
-        """Raise UserError unless ``images`` is a float batch of RGB images of at least ``min_size``."""
+        """Raise UserError unless ``images`` is a float batch of RGB images of at least ``min_size``.
+
+        Noise may leave [0, 1], so only a scale that no noise explains is refused, and only where looking at the values
+        does not stop a GPU.
+        """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            hint = ""
+            if not images.is_floating_point():
+                hint = "; divide 8-bit images by 255"
+            elif images.ndim == 3:
+                hint = "; add the batch axis: image[None]"
+            elif images.ndim == 4 and images.shape[1] == 1:
+                hint = "; repeat a grey image's channel: images.expand(-1, 3, -1, -1)"
+            elif images.ndim == 4 and images.shape[3] == 3:
+                hint = "; put the channels first: images.permute(0, 3, 1, 2)"
             raise UserError(
                 f"metric '{self.name}' needs a float batch of shape (N, 3, H, W) in [0, 1], "
-                f"got {images.dtype} of shape {tuple(images.shape)}"
+                f"got {images.dtype} of shape {tuple(images.shape)}{hint}"
             )
         height, width = images.shape[-2:]
         if min(height, width) < self.min_size:
             raise UserError(
                 f"metric '{self.name}' needs images of at least {self.min_size}x{self.min_size} pixels, "
                 f"got {height}x{width}; use larger images or crops"
+            )
+        if images.device.type == "cpu" and images.numel() and float(images.detach().amax()) > LARGEST_PIXEL:
+            raise UserError(
+                f"metric '{self.name}' needs images in [0, 1], got a pixel of {float(images.detach().amax()):g}; divide "
+                "images of the scale 0 to 255 by 255"
             )
 
 
@@ -117,10 +138,11 @@ class FrozenMetric(QualityMetric):
         """Score images; see :meth:`QualityMetric.forward`."""
         self.check_images(images)
         scores = self.network(images)
-        if scores.numel() != images.shape[0]:
+        if not isinstance(scores, Tensor) or scores.numel() != images.shape[0] or not scores.ndim:
+            found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
             raise UserError(
-                f"metric '{self.name}' returned shape {tuple(scores.shape)} for {images.shape[0]} images; "
-                "it must return one score per image, shape (N,) or (N, 1)"
+                f"metric '{self.name}' returned {found} for {images.shape[0]} images; "
+                "it must return one score per image, a tensor of shape (N,) or (N, 1)"
             )
         return scores.reshape(images.shape[0])
 

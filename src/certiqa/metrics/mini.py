@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import mobilenet_v2
 
 from certiqa.metrics.base import FrozenMetric
+from certiqa.metrics.folding import fold_batch_norms
+from certiqa.metrics.published import RANDOM, Device, random_label, seeded
 from certiqa.metrics.weights import SHIPPED, load_strictly, read_weights
 
 NUM_BLOCKS = 14  # torchvision's features[0] (stem) to features[13], the last block with 96 channels
@@ -76,34 +77,26 @@ class MiniNetwork(nn.Module):
         return low + (high - low) * torch.sigmoid(self.head(self.backbone(images))).squeeze(1)
 
 
-def fuse_batch_norms(module: nn.Module) -> None:
-    """Fold every BatchNorm that directly follows a convolution in a Sequential into it, in place.
-
-    The same function to rounding, in well under two thirds of the time on a CPU.
-    """
-    for child in module.children():
-        fuse_batch_norms(child)
-    if isinstance(module, nn.Sequential):
-        for index in range(len(module) - 1):
-            convolution, norm = module[index], module[index + 1]
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                module[index] = fuse_conv_bn_eval(convolution.eval(), norm.eval())
-                module[index + 1] = nn.Identity()
-
-
 class MiniMetric(FrozenMetric):
     """The embedded metric ``mini``: pseudo-MOS in (1, 5), higher is better, sides of at least 32 pixels.
 
     Args:
-        weights: path of a safetensors file; None takes the shipped one.
+        weights: path of a safetensors file; "random"; None takes the shipped one.
+        device: where the weights are read to.
+        seed: of random weights.
     """
 
     thread_safe = True
+    keeps_contract = True
 
-    def __init__(self, weights: str | Path | None = None) -> None:
-        path = Path(weights) if weights else SHIPPED / "mini_metric.safetensors"
-        network = MiniNetwork()
-        load_strictly(network, read_weights(path)[0], path)
-        fuse_batch_norms(network.eval())
-        network.to(memory_format=torch.channels_last)
+    def __init__(self, weights: str | Path | None = None, *, device: Device = "cpu", seed: int = 0) -> None:
+        if weights == RANDOM:
+            network, source = seeded(MiniNetwork, seed), random_label(seed)
+        else:
+            path = Path(weights) if weights else SHIPPED / "mini_metric.safetensors"
+            network, source = MiniNetwork(), path.name if weights else "shipped"
+            load_strictly(network, read_weights(path, device=device)[0], path)
+        fold_batch_norms(network.eval())
+        network.to(device).to(memory_format=torch.channels_last)
         super().__init__(network, name="mini", score_range=MOS_RANGE, hard_bounds=MOS_RANGE, min_size=32)
+        self.weights_source = source

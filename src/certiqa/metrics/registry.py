@@ -2,29 +2,63 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from certiqa.errors import UserError, suggest
 from certiqa.metrics.base import QualityMetric
+from certiqa.metrics.clipiqa import ClipiqaPlusMetric
+from certiqa.metrics.dbcnn import DbcnnMetric
+from certiqa.metrics.linearity import LinearityMetric
+from certiqa.metrics.metaiqa import MetaiqaMetric
 from certiqa.metrics.mini import MiniMetric
+from certiqa.metrics.pyiqa import PyiqaMetric
+from certiqa.metrics.spaq import SpaqMetric
 
-METRICS: dict[str, Callable[..., QualityMetric]] = {"mini": MiniMetric}
+METRICS: dict[str, Callable[..., QualityMetric]] = {
+    "mini": MiniMetric,
+    "clipiqa_plus": ClipiqaPlusMetric,
+    "dbcnn": DbcnnMetric,
+    "metaiqa": MetaiqaMetric,
+    "linearity": LinearityMetric,
+    "spaq": SpaqMetric,
+}
+"""The metrics with adapters of their own; every other NR metric of pyiqa goes by its name there."""
 
 
-def load_metric(name: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu") -> QualityMetric:
-    """Load a frozen metric by name, e.g. ``load_metric("mini")``.
+def load_metric(
+    name: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu", **options: Any
+) -> QualityMetric:
+    """Load a frozen metric by name, e.g. ``load_metric("dbcnn")``.
 
     Args:
-        name: one of ``METRICS``.
-        weights: a path; None takes the metric's own.
-        device: where to put it.
+        name: one of ``METRICS``, or of pyiqa's NR metrics.
+        weights: a path; "random" for a smoke run; None takes the published ones, downloaded if need be.
+        device: where its weights are read to.
+        options: of that metric, e.g. ``resize``.
 
     Raises:
-        UserError: unknown name, or weights that do not fit.
+        UserError: unknown name or option, weights that cannot be had, or that do not fit.
     """
-    if name not in METRICS:
-        raise UserError(f"no metric '{name}'; there are: {', '.join(sorted(METRICS))}.{suggest(name, METRICS)}")
-    return METRICS[name](weights=weights).to(device)
+    if name in METRICS:
+        build = METRICS[name]
+        known = set(inspect.signature(build).parameters)
+        for key in options.keys() - known:
+            raise UserError(f"metric '{name}' has no option '{key}'; it has: {', '.join(sorted(known))}.")
+        return build(weights=weights, device=device, **options)
+    try:
+        return PyiqaMetric(name, weights, device=device, **options)
+    except UserError as error:
+        if "has no NR metric" not in str(error):
+            raise
+        from certiqa.metrics.pyiqa import pyiqa_metrics
+
+        names = [*METRICS, *pyiqa_metrics()]
+        raise UserError(
+            f"no metric '{name}'; there are: {', '.join(sorted(METRICS))}, and pyiqa's NR metrics by their names "
+            f"there.{suggest(name, names)}"
+        ) from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,40 +14,100 @@ from torch import Tensor, nn
 from certiqa.errors import UserError
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "weights"
+WRAPPERS = ("state_dict", "params", "params_ema", "model", "net")
+"""Under which name upstream checkpoints hold their state dict."""
+SIGNATURES = {
+    "dbcnn": ("features1.", "features2."),
+    "metaiqa": ("resnet_layer.",),
+    "linearity": ("dr6.", "dr7."),
+    "spaq": ("backbone.layer4.", "backbone.fc."),
+    "CLIP": ("visual.", "token_embedding."),
+    "a DnCNN denoiser": ("dncnn.",),
+    "mini": ("backbone.features.", "head."),
+    "a torchvision ResNet (e.g. ImageNet weights)": ("layer4.", "conv1.weight"),
+    "a torchvision VGG (e.g. ImageNet weights)": ("features.28.", "classifier."),
+}
+"""What a checkpoint looks like, by prefixes that it must all have."""
 
 
-def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read ``(state dict, metadata)`` from a safetensors file or a checkpoint that holds tensors only.
+def read_content(path: str | Path, *, device: str | torch.device = "cpu") -> tuple[Any, dict[str, str]]:
+    """Read ``(content, metadata)`` of a safetensors file, or of a checkpoint of tensors and plain values.
 
-    A ``state_dict`` entry is unwrapped. Raises UserError if the file is missing, cut short, or
-    would need a foreign class to be unpickled.
+    Args:
+        path: the file.
+        device: where its tensors are read to.
+
+    Raises:
+        UserError: the file is missing, cut short, a web page, or would need a foreign class to be unpickled.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"no weights at '{path}'; give an existing .safetensors, .pt or .ckpt file")
+    with open(path, "rb") as file:
+        start = file.read(512).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise UserError(
+            f"'{path}' is a web page, not weights: a download was answered with a page (a login, a confirmation, an "
+            "error). Open it in a browser to see which, and download the file itself"
+        )
     if path.suffix == ".safetensors":
         try:
-            with safe_open(str(path), framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            with safe_open(str(path), framework="pt", device=str(device)) as opened:
+                return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
         except SafetensorError as error:
             raise UserError(f"'{path}' is not a whole safetensors file ({error}); copy or make it again") from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location=device, weights_only=True), {}
     except Exception as error:  # on a cut or foreign file the unpickler also raises KeyError, IndexError, struct.error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"'{path}' cannot be read as plain tensors: {reason}. "
-            "Save its state_dict alone, as safetensors if possible, and give that file"
+            f"'{path}' cannot be read as plain tensors: {reason}. A file cut short must be copied or downloaded again; "
+            "one that holds foreign classes is not unpickled, because that runs code of its author's choice: where it "
+            "comes from somebody you trust, load it once yourself, save its state_dict alone, as safetensors if "
+            "possible, and give that file"
         ) from error
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"'{path}' holds no state dict of tensors; save module.state_dict() and give that file")
-    return dict(state), {}
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Load ``state`` into ``module``; raise UserError with the first missing, unexpected and misshapen keys."""
+def read_weights(path: str | Path, *, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read ``(state dict, metadata)`` from a file; see :func:`read_content`.
+
+    A state dict that upstream wrapped (``state_dict``, ``params``, ``model`` ...) is unwrapped, and the prefix of
+    DataParallel removed.
+    """
+    content, metadata = read_content(path, device=device)
+    return unwrap(content, path), metadata
+
+
+def unwrap(content: Any, source: str | Path) -> dict[str, Tensor]:
+    """Return the state dict inside a checkpoint's content, without the prefix of DataParallel."""
+    for name in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"'{source}' holds no state dict of tensors; save module.state_dict() and give that file")
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def load_strictly(
+    module: nn.Module, state: Mapping[str, Tensor], source: str | Path, *, constants: Iterable[str] = ()
+) -> None:
+    """Load ``state`` into ``module``; raise UserError with the first missing, unexpected and misshapen keys.
+
+    A module that was built on the meta device takes the tensors themselves, so that there is one copy of them.
+
+    Args:
+        module: where to.
+        state: the weights.
+        source: what the error calls them.
+        constants: buffers that the module fills itself and upstream files need not have.
+    """
     own = module.state_dict()
+    state = dict(state)
+    for key, value in own.items():
+        # counters of batches, which evaluation never reads, are not in every old file
+        if key not in state and (key in set(constants) or key.endswith("num_batches_tracked")):
+            state[key] = torch.zeros((), dtype=value.dtype) if value.is_meta else value
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
     misshapen = [
@@ -60,11 +121,26 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | 
             for label, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
             if keys
         ]
+        seen = looks_like(state)
         raise UserError(
-            f"the weights in '{source}' do not fit {type(module).__name__}: {'; '.join(problems)}. "
+            f"the weights in '{source}' do not fit {type(module).__name__}: {'; '.join(problems)}."
+            f"{f' They look like {seen}.' if seen else ''} "
             "Give weights of this architecture, or change the architecture's options to match"
         )
-    module.load_state_dict(dict(state), strict=True)
+    if any(value.is_meta for value in own.values()):
+        state = {key: value.to(own[key].dtype) for key, value in state.items()}
+        module.load_state_dict(state, strict=True, assign=True)
+    else:
+        module.load_state_dict(state, strict=True)
+
+
+def looks_like(state: Iterable[str]) -> str | None:
+    """Say which architecture the keys of a state dict belong to, None where they are not known."""
+    keys = list(state)
+    for name, prefixes in SIGNATURES.items():
+        if all(any(key.startswith(prefix) for key in keys) for prefix in prefixes):
+            return name
+    return None
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -31,7 +31,8 @@ from certiqa.data.mini import ASSETS, CROP, LEVELS, SPLITS, cell_means
 from certiqa.data.registry import load_dataset
 from certiqa.errors import UserError
 from certiqa.evaluation import measures
-from certiqa.metrics.mini import MOS_RANGE, MiniNetwork, fuse_batch_norms
+from certiqa.metrics.folding import fold_batch_norms
+from certiqa.metrics.mini import MOS_RANGE, MiniNetwork
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -151,7 +152,7 @@ def _fast_backbone(network: MiniNetwork) -> nn.Module:
     """Return a copy of the backbone with its BatchNorms folded; the network keeps its own."""
     copy = MiniNetwork().eval().requires_grad_(False)
     copy.load_state_dict(network.state_dict())
-    fuse_batch_norms(copy)
+    fold_batch_norms(copy)
     return copy.backbone.to(memory_format=torch.channels_last)
 
 

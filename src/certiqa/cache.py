@@ -28,4 +28,7 @@ def cache_root(folder: str | Path | None = None) -> Path:
 
 
 def _unwritable(root: Path, reason: object) -> str:
-    return f"cannot write the cache '{root}': {reason}; set CERTIQA_CACHE or data.cache to a folder that can be written"
+    return (
+        f"cannot write the cache '{root}': {reason}; set CERTIQA_CACHE (or, for images, data.cache) to a folder that "
+        "can be written"
+    )
