@@ -182,6 +182,7 @@ def render(run: Run) -> str:
         figures=draw(run, radius, label),
         gallery=pictures(run),
         measures=tables.measure_rows(summary),
+        error_note=tables.error_note(summary),
         certified=tables.radius_rows(summary),
         attacks=tables.attack_rows(run.records, summary),
         table_rows=image_rows(images),

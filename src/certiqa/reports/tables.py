@@ -140,23 +140,46 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def range_width(summary: Summary) -> float | None:
-    """Return the width of the metric's nominal range, None where it has none."""
-    given = summary.get("metric_range")
+def range_of(summary: Summary, key: str) -> tuple[float, float] | None:
+    """Return a range (low, high) of the summary, None where there is none of a positive, finite width."""
+    given = summary.get(key)
     ends = [value_of({"end": end}, "end") for end in given] if isinstance(given, list | tuple) else []
     if len(ends) != 2 or ends[0] is None or ends[1] is None:
         return None
-    width = ends[1] - ends[0]
-    return width if 0 < width < math.inf else None
+    return (ends[0], ends[1]) if 0 < ends[1] - ends[0] < math.inf else None
+
+
+def range_width(summary: Summary) -> float | None:
+    """Return the width of the metric's nominal range, None where it has none."""
+    ends = range_of(summary, "metric_range")
+    return None if ends is None else ends[1] - ends[0]
+
+
+def error_note(summary: Summary) -> str | None:
+    """Return how scores were compared with opinion scores; None where no error was asked for, or not said how."""
+    scale, width = range_of(summary, "mos_range"), range_of(summary, "metric_range")
+    if scale is None or "rmse" not in summary:
+        return None
+    label = mos_label(summary)
+    if width is None:
+        return f"RMSE and MSE need the metric's score range, and '{summary.get('metric') or 'metric'}' states none."
+    if width == scale and not summary.get("lower_better"):
+        return f"RMSE and MSE are in units of {label}, whose scale is the metric's own range."
+    ends = (f"{exact(low)} to {exact(high)}" for low, high in (width, scale))
+    turned = ", turned round because lower is better" if summary.get("lower_better") else ""
+    return (
+        "RMSE and MSE compare scores with {} on its scale: the metric's range {} is laid on {} in a straight line{}; "
+        "the line is fixed by these ranges, not fitted."
+    ).format(label, *ends, turned)
 
 
 def measure_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
-    """Return (measure, undefended, defended, change) for every measure that the run has."""
+    """Return (measure, undefended, defended, change) for every measure of the run; one that is null shows dashes."""
     rows = []
     for name, key in MEASURES:
-        before, after = value_of(summary, f"{key}_undefended"), value_of(summary, key)
-        if before is None and after is None:
+        if key not in summary and f"{key}_undefended" not in summary:
             continue
+        before, after = value_of(summary, f"{key}_undefended"), value_of(summary, key)
         change = None if before is None or after is None else after - before
         rows.append((name, decimal(before), decimal(after), decimal(change, signed=True)))
     return rows
