@@ -522,3 +522,27 @@ def test_a_metric_without_a_range_shows_dashes(tmp_path):
     assert (cells[2], cells[-1]) == ("-", "-")
     assert cells.count("-") == 2
     assert "r 0.06" in printed(summary)
+
+
+NOTICE = "random weights: every number here is meaningless, for smoke runs only"
+
+
+def test_random_weights_are_said_above_everything_else(tmp_path):
+    summary = make_run(tmp_path, weights="random (seed 0)")
+    text = printed(summary)
+    assert text.strip().startswith("random weights")
+    assert NOTICE in " ".join(text.split())
+    page = page_of(tmp_path)
+    assert page.source.count(NOTICE) == 1
+    assert page.source.index(NOTICE) < page.source.index("<h1>")
+    assert "Weights random (seed 0)" in page.text
+
+
+@pytest.mark.parametrize("weights", ["shipped", "mine-random.safetensors", None])
+def test_without_random_weights_nothing_is_said(tmp_path, weights):
+    summary = make_run(tmp_path, weights=weights)
+    assert "meaningless" not in printed(summary)
+    page = page_of(tmp_path)
+    assert "meaningless" not in page.source
+    assert 'role="alert"' not in page.source
+    assert (f"Weights {weights}" in page.text) == (weights is not None)

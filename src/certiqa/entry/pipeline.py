@@ -154,6 +154,7 @@ def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule
         "metric": metric.name,
         "metric_range": None if metric.score_range is None else list(metric.score_range),
         "lower_better": metric.lower_better,
+        "weights": metric.weights_source,
         "defense": config.defense.name,
         "denoiser": config.denoiser.get("name") if config.denoiser else None,
         "objective": config.objective.get("name") if config.objective else None,

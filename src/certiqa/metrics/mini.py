@@ -106,4 +106,11 @@ class MiniMetric(FrozenMetric):
         load_strictly(network, read_weights(path)[0], path)
         fuse_batch_norms(network.eval())
         network.to(memory_format=torch.channels_last)
-        super().__init__(network, name="mini", score_range=MOS_RANGE, hard_bounds=MOS_RANGE, min_size=32)
+        super().__init__(
+            network,
+            name="mini",
+            score_range=MOS_RANGE,
+            hard_bounds=MOS_RANGE,
+            min_size=32,
+            weights_source=path.name if weights else "shipped",
+        )

@@ -178,6 +178,7 @@ def render(run: Run) -> str:
         summary={key: value for key, value in summary.items() if value not in (None, "")},
         number=number,
         mos_label=label,
+        notice=tables.weights_notice(summary),
         radius=radius,
         figures=draw(run, radius, label),
         gallery=pictures(run),

@@ -26,6 +26,7 @@ MEASURES = (
     ("sd of the scores", "score_sd"),
 )
 """Measures of the whole set: how tables call them, and their key in the summary."""
+RANDOM_WEIGHTS = "random weights: every number here is meaningless, for smoke runs only"
 
 
 def value_of(summary: Mapping[Any, Any], key: str) -> float | None:
@@ -67,6 +68,11 @@ def radius_figures(summary: Summary, radius: float | None) -> dict[str, Any]:
 def mos_label(summary: Summary) -> str:
     """Return "pseudo-MOS" where the opinion scores are not of these very images, else "MOS"."""
     return "pseudo-MOS" if "pseudo" in str(summary.get("mos_kind") or "").lower() else "MOS"
+
+
+def weights_notice(summary: Summary) -> str | None:
+    """Return what must stand above everything else where the metric's weights are random, else None."""
+    return RANDOM_WEIGHTS if str(summary.get("weights") or "").strip().lower().startswith("random") else None
 
 
 def decimal(value: float | None, places: int = 3, signed: bool = False) -> str:
@@ -237,6 +243,8 @@ def comparison_table(summary: Summary) -> Table:
     """
     radii = radii_of(summary)
     title = Text(str(summary.get("name") or "run"))
+    if notice := weights_notice(summary):
+        title = Text.assemble((notice, "bold white on red not italic"), "\n", title)
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold")
     for name in ("SROCC", "PLCC", "KROCC"):
