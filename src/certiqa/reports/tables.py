@@ -295,6 +295,8 @@ def _caption(summary: Summary, certified: bool) -> list[str]:
     sentences = [", ".join(facts)] if facts else []
     if failed := value_of(summary, "num_failed"):
         sentences.append(f"{count(failed)} images could not be scored and are left out")
+    if summary.get("lower_better"):
+        sentences.append("Lower scores are better: correlations are of the negated scores")
     if not certified:
         sentences.append("No certificates in this run")
     if summary.get("status") not in (None, "finished"):
