@@ -151,10 +151,12 @@ def test_metric_and_denoiser_are_frozen_in_eval_mode():
 
 
 def test_a_defended_metric_is_a_metric(linear_metric, curved_metric):
-    inner = linear_metric(score_range=(0, 5), hard_bounds=(-9, 9), lower_better=True, min_size=4)
+    facts = {"hard_bounds": (-9, 9), "lower_better": True, "weights_source": "mine.safetensors"}
+    inner = linear_metric(score_range=(0, 5), min_size=4, **facts)
     smooth = MedianSmoothing(inner, SIGMA)
     assert (smooth.score_range, smooth.hard_bounds, smooth.lower_better) == ((0, 5), (-9, 9), True)
     assert (smooth.min_size, smooth.num_samples, smooth.name) == (4, 100, "ms")
+    assert smooth.weights_source == "mine.safetensors"
     assert MedianSmoothing(inner, SIGMA, denoiser=nn.Identity()).name == "dms"
     assert undefended(smooth) is inner
     assert no_defense(inner) is inner

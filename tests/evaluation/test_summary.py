@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from certiqa.certification import certified_mse, certified_srocc
-from certiqa.evaluation import read_summary, summarise, write_summary
+from certiqa.evaluation import measures, read_summary, summarise, write_summary
 from certiqa.evaluation.records import to_table
 from certiqa.metrics import QualityMetric
 
@@ -20,20 +20,20 @@ BELOW, ABOVE = np.array([0.02, 0.01, 0.04, 0.03, 0.02, 0.06]), np.array([0.03, 0
 
 
 class Metric(QualityMetric):
+    score_range = (1.0, 5.0)
+
     def __init__(self, lower_better=False, hard_bounds=None):
         super().__init__()
         self.lower_better = lower_better
-        self.score_range = (-5.0, -1.0) if lower_better else (1.0, 5.0)
         self.hard_bounds = hard_bounds
 
 
-def make_table(flip=False, abstain=(), certified=True, joint=True):
-    """Records of six images at two radii; the second radius doubles the widths; ``flip`` negates the metric."""
+def make_table(abstain=(), certified=True, joint=True):
+    """Records of six images at two radii; the second radius doubles the widths."""
     rows = []
     for i in range(6):
         facts = {"image_id": f"{i}.png", "attack": "none", "mos": MOS[i]}
-        sign = -1 if flip else 1
-        facts |= {"score_clean": sign * CLEAN[i], "score": sign * SCORE[i]}
+        facts |= {"score_clean": CLEAN[i], "score": SCORE[i]}
         if not certified:
             rows.append(facts)
             continue
@@ -45,13 +45,6 @@ def make_table(flip=False, abstain=(), certified=True, joint=True):
                 "joint_lower": -math.inf if (i, radius) in abstain else SCORE[i] - 2 * below,
                 "joint_upper": SCORE[i] + 2 * above,
             }
-            if flip:
-                ends = {
-                    "lower": -ends["upper"],
-                    "upper": -ends["lower"],
-                    "joint_lower": -ends["joint_upper"],
-                    "joint_upper": -ends["joint_lower"],
-                }
             if not joint:
                 ends |= {"joint_lower": None, "joint_upper": None}
             rows.append({**facts, **ends, "radius": radius, "joint_confidence": 0.95 if joint else None})
@@ -60,7 +53,7 @@ def make_table(flip=False, abstain=(), certified=True, joint=True):
 
 
 def test_figures_equal_those_by_hand():
-    summary = summarise(make_table(), Metric(), 0.03)
+    summary = summarise(make_table(), Metric(), 0.03, mos_range=(1.0, 5.0))
     assert summary["num_images"] == 6
     assert summary["srocc"] == pytest.approx(stats.spearmanr(SCORE, MOS).statistic)
     assert summary["plcc"] == pytest.approx(stats.pearsonr(SCORE, MOS).statistic)
@@ -86,7 +79,7 @@ def test_figures_equal_those_by_hand():
 
 
 def test_set_guarantees_come_from_the_joint_intervals():
-    summary = summarise(make_table(), Metric(), 0.03)
+    summary = summarise(make_table(), Metric(), 0.03, mos_range=(1.0, 5.0))
     low, high = SCORE - 2 * BELOW, SCORE + 2 * ABOVE
     assert summary["certified_srocc"] == pytest.approx(certified_srocc(low, high, MOS))
     assert summary["certified_mse"] == pytest.approx(certified_mse(low, high, MOS))
@@ -111,26 +104,70 @@ def test_every_radius_has_its_figures_and_the_primary_ones_carry_no_suffix():
     assert second["certified_radius"] == 0.06
 
 
-@pytest.mark.parametrize("bounds", [None, (1.0, 5.0)])
+def rescaled(table, line):
+    """The records of the metric whose scores are ``line`` of these; where it falls, ends change places."""
+    other = table.copy()
+    for name in ("score", "score_clean"):
+        other[name] = line(table[name])
+    for low, high in (("lower", "upper"), ("joint_lower", "joint_upper")):
+        ends = line(table[low]), line(table[high])
+        other[low], other[high] = np.minimum(*ends), np.maximum(*ends)
+    return other
+
+
+@pytest.mark.parametrize("bounds", [None, (1.0, 5.0), (0.0, 8.0)])
 @pytest.mark.parametrize("abstain", [(), ((1, 0.03), (4, 0.06))])
-def test_a_metric_and_its_negative_have_the_same_figures(bounds, abstain):
-    mirrored = None if bounds is None else (-bounds[1], -bounds[0])
-    higher = summarise(make_table(abstain=abstain), Metric(hard_bounds=bounds), 0.03)
-    lower = summarise(make_table(flip=True, abstain=abstain), Metric(True, mirrored), 0.03)
-    assert higher.keys() == lower.keys()
-    errors = {key for key in higher if key.startswith(("rmse", "certified_mse"))}  # these keep native units
-    for key in higher.keys() - errors:
-        if isinstance(higher[key], float):
-            assert lower[key] == pytest.approx(higher[key], abs=1e-6), key
-        else:
-            assert lower[key] == higher[key], key
-    assert lower["rmse"] == pytest.approx(np.sqrt(np.mean((-SCORE - MOS) ** 2)))
-    assert float(lower["certified_mse"]) >= lower["rmse"] ** 2
+@pytest.mark.parametrize("total", [0.0, 6.0, 100.0])
+def test_a_metric_and_its_mirror_have_the_same_figures(bounds, abstain, total):
+    table, mos_range = make_table(abstain=abstain), (1.0, 5.0)
+    other, plain = Metric(lower_better=True), Metric(hard_bounds=bounds)
+    other.score_range = (total - 5, total - 1)
+    other.hard_bounds = None if bounds is None else (total - bounds[1], total - bounds[0])
+    higher = summarise(table, plain, 0.03, mos_range=mos_range)
+    lower = summarise(rescaled(table, lambda score: total - score), other, 0.03, mos_range=mos_range)
+    assert list(higher) == list(lower)
+    assert {"rmse", "rmse_undefended", "certified_mse", "certified_mse_r0.06", "certified_plcc"} <= set(higher)
+    for key, value in higher.items():
+        expected = pytest.approx(value, abs=1e-6) if isinstance(value, float) else value
+        assert lower[key] == expected, key
+    if bounds is not None or not abstain:
+        assert isinstance(lower["certified_mse"], float)
+
+
+@pytest.mark.parametrize("lower_better", [False, True])
+def test_errors_are_in_units_of_the_opinion_scores(lower_better):
+    def native(mos):
+        share = (mos - 1) / 4
+        return 100 * (1 - share if lower_better else share)
+
+    scaled = rescaled(make_table(), native)
+    hundred = Metric(lower_better)
+    hundred.score_range = (0.0, 100.0)
+    same = summarise(make_table(), Metric(), 0.03, mos_range=(1.0, 5.0))
+    summary = summarise(scaled, hundred, 0.03, mos_range=(1.0, 5.0))
+    for key in ("rmse", "rmse_undefended", "certified_mse", "certified_mse_r0.06", "certified_delta_range_share"):
+        assert summary[key] == pytest.approx(same[key]), key
+    assert same["rmse"] == measures.rmse(SCORE, MOS)  # equal ranges: to the last bit
+    assert same["rmse_undefended"] == measures.rmse(CLEAN, MOS)
+
+
+def test_without_a_range_or_a_scale_errors_are_null():
+    unranged = Metric()
+    unranged.score_range = None
+    for summary in (
+        summarise(make_table(), unranged, 0.03, mos_range=(1.0, 5.0)),
+        summarise(make_table(), Metric(), 0.03),
+    ):
+        nulls = {"rmse", "rmse_undefended", "certified_mse", "certified_mse_r0.03", "certified_mse_r0.06"}
+        assert all(key in summary and summary[key] is None for key in nulls)
+        assert summary["certified_srocc"] == summarise(make_table(), Metric(), 0.03)["certified_srocc"]
 
 
 def test_hard_bounds_limit_what_an_abstention_costs():
     table = make_table(abstain=((1, 0.03),))
-    free, bounded = summarise(table, Metric(), 0.03), summarise(table, Metric(hard_bounds=(1.0, 5.0)), 0.03)
+    free, bounded = (
+        summarise(table, Metric(hard_bounds=bounds), 0.03, mos_range=(1.0, 5.0)) for bounds in (None, (1.0, 5.0))
+    )
     assert free["certified_mse"] == "inf"
     assert math.isfinite(bounded["certified_mse"])
     assert free["certified_plcc"] == -1 < bounded["certified_plcc"]

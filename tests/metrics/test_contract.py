@@ -17,6 +17,7 @@ from certiqa.metrics import (
 )
 from certiqa.metrics.folding import fold_batch_norms
 from certiqa.metrics.mini import MiniBackbone
+from certiqa.metrics.weights import SHIPPED
 
 
 class Brightness(QualityMetric):
@@ -180,6 +181,7 @@ def test_as_metric_wraps_and_freezes_a_plain_module(images):
         score_range = (0, 10)
         lower_better = True
         min_size = 4
+        weights_source = "random (seed 0)"
 
         def __init__(self):
             super().__init__()
@@ -194,6 +196,7 @@ def test_as_metric_wraps_and_freezes_a_plain_module(images):
     assert (metric.name, metric.score_range, metric.lower_better, metric.min_size) == ("mine", (0.0, 10.0), True, 4)
     assert metric.range_width == 10
     assert metric.quality_sign == -1
+    assert metric.weights_source == "random (seed 0)"
     assert not any(parameter.requires_grad for parameter in network.parameters())
     metric.train()
     assert not any(module.training for module in metric.modules())
@@ -270,6 +273,13 @@ def test_the_embedded_metric_keeps_the_contract():
     assert "hard bounds" in report.passed
     with pytest.raises(UserError, match="at least 32x32"):
         metric(torch.zeros(1, 3, 31, 40))
+
+
+def test_the_embedded_metric_says_where_its_weights_came_from(tmp_path):
+    shipped = SHIPPED / "mini_metric.safetensors"
+    assert load_metric("mini").weights_source == "shipped"
+    (tmp_path / "mine.safetensors").symlink_to(shipped)
+    assert load_metric("mini", weights=tmp_path / "mine.safetensors").weights_source == "mine.safetensors"
 
 
 def test_an_unknown_metric_is_answered_with_the_nearest_name():

@@ -488,3 +488,61 @@ def test_terminal_table_without_anything():
     assert "[bold]x[/bold]" in text
     assert "[red]" in text
     assert "No certificates in this run. This run is interrupted" in text
+
+
+def test_errors_say_how_scores_became_opinion_scores(tmp_path):
+    facts = {"rmse": 0.61, "rmse_undefended": 0.58, "mos_range": [1.0, 5.0], "mos_kind": "MOS"}
+    make_run(tmp_path, metric_range=[0.0, 100.0], **facts)
+    text = page_of(tmp_path).text
+    assert "RMSE 0.580 0.610 +0.030" in text
+    assert "the metric's range 0 to 100 is laid on 1 to 5 in a straight line; the line is fixed" in text
+    make_run(tmp_path, metric_range=[0.0, 100.0], lower_better=True, **facts)
+    assert "in a straight line, turned round because lower is better; the line" in page_of(tmp_path).text
+    make_run(tmp_path, **facts)
+    assert "in units of MOS, whose scale is the metric's own range" in page_of(tmp_path).text
+    del facts["mos_range"]  # as an earlier version wrote it
+    make_run(tmp_path, **facts)
+    text = page_of(tmp_path).text
+    assert "RMSE 0.580 0.610" in text
+    assert "straight line" not in text
+    assert "own range" not in text
+
+
+def test_a_metric_without_a_range_shows_dashes(tmp_path):
+    nulls = dict.fromkeys(("rmse", "rmse_undefended", "certified_mse", "certified_delta_range_share"))
+    nulls |= {f"{key}_r{radius:g}": None for key in list(nulls)[2:] for radius in RADII}
+    summary = make_run(tmp_path, metric_range=None, mos_range=[1.0, 5.0], **nulls)
+    page = page_of(tmp_path)
+    assert "RMSE - - -" in page.text
+    assert "'mini' states none" in page.text
+    assert "of the metric's range" not in page.source
+    row = re.search(r'<tr class="primary">(.*?)</tr>', page.source, re.DOTALL)
+    assert row is not None
+    cells = re.findall(r"<td>(.*?)</td>", row[1])
+    assert (cells[2], cells[-1]) == ("-", "-")
+    assert cells.count("-") == 2
+    assert "r 0.06" in printed(summary)
+
+
+NOTICE = "random weights: every number here is meaningless, for smoke runs only"
+
+
+def test_random_weights_are_said_above_everything_else(tmp_path):
+    summary = make_run(tmp_path, weights="random (seed 0)")
+    text = printed(summary)
+    assert text.strip().startswith("random weights")
+    assert NOTICE in " ".join(text.split())
+    page = page_of(tmp_path)
+    assert page.source.count(NOTICE) == 1
+    assert page.source.index(NOTICE) < page.source.index("<h1>")
+    assert "Weights random (seed 0)" in page.text
+
+
+@pytest.mark.parametrize("weights", ["shipped", "mine-random.safetensors", None])
+def test_without_random_weights_nothing_is_said(tmp_path, weights):
+    summary = make_run(tmp_path, weights=weights)
+    assert "meaningless" not in printed(summary)
+    page = page_of(tmp_path)
+    assert "meaningless" not in page.source
+    assert 'role="alert"' not in page.source
+    assert (f"Weights {weights}" in page.text) == (weights is not None)

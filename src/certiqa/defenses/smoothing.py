@@ -99,6 +99,7 @@ class MedianSmoothing(QualityMetric):
         self.hard_bounds = self.metric.hard_bounds
         self.lower_better = self.metric.lower_better
         self.min_size = self.metric.min_size
+        self.weights_source = self.metric.weights_source
         self.requires_grad_(False)
         self.eval()
 

@@ -154,11 +154,13 @@ def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule
         "metric": metric.name,
         "metric_range": None if metric.score_range is None else list(metric.score_range),
         "lower_better": metric.lower_better,
+        "weights": metric.weights_source,
         "defense": config.defense.name,
         "denoiser": config.denoiser.get("name") if config.denoiser else None,
         "objective": config.objective.get("name") if config.objective else None,
         "data": data.dataset_name,
         "mos_kind": data.test_set.mos_kind,
+        "mos_range": list(data.test_set.mos_range),
         "sigma": smooth.sigma if smooth else None,
         "num_samples": smooth.num_samples if smooth else None,
         "confidence": config.certification.confidence if smooth else None,
@@ -185,7 +187,7 @@ def finish(
     recorder = next(callback for callback in callbacks if isinstance(callback, Records))
     table = RecordStore(folder).compile()
     radius = recorder.radius if isinstance(recorder, Certification) else None
-    summary = facts | summarise(table, defense, radius)
+    summary = facts | summarise(table, defense, radius, mos_range=tuple(facts["mos_range"]))
     summary["images_per_second"] = summary["num_images"] / facts["seconds"] if facts["seconds"] else None
     summary["batch_sizes"] = defense.batch_sizes_used if isinstance(defense, MedianSmoothing) else []
     summary["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"

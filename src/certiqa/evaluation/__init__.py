@@ -11,6 +11,7 @@ from certiqa.evaluation.measures import (
     srocc,
 )
 from certiqa.evaluation.records import RecordStore, read_records
+from certiqa.evaluation.scale import score_to_mos
 from certiqa.evaluation.summary import read_summary, summarise, write_summary
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "read_records",
     "read_summary",
     "rmse",
+    "score_to_mos",
     "srocc",
     "summarise",
     "write_summary",

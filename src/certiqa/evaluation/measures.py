@@ -83,7 +83,7 @@ def plcc_logistic(scores: ArrayLike, mos: ArrayLike) -> float:
 
 
 def rmse(scores: ArrayLike, mos: ArrayLike) -> float:
-    """Root mean squared error, in the units of the inputs."""
+    """Root mean squared error, in the units of the inputs, which must be the same: see ``score_to_mos``."""
     first, second = _pair(scores, mos)
     return float(np.sqrt(np.mean((first - second) ** 2))) if first.size else float("nan")
 

@@ -15,18 +15,26 @@ from numpy.typing import NDArray
 from certiqa.certification import certified_krocc, certified_mse, certified_plcc, certified_srocc
 from certiqa.evaluation import measures
 from certiqa.evaluation.records import NO_ATTACK
+from certiqa.evaluation.scale import Range, score_to_mos
 from certiqa.metrics import QualityMetric
 
 Number = float | int | None
 
 
-def summarise(table: pd.DataFrame, metric: QualityMetric, primary_radius: float | None) -> dict[str, Any]:
+def summarise(
+    table: pd.DataFrame, metric: QualityMetric, primary_radius: float | None, *, mos_range: Range | None = None
+) -> dict[str, Any]:
     """Summarise the unattacked records of one run.
+
+    Correlations count as quality does: those of a metric where lower is better are of its negated scores. Errors
+    (``rmse``, ``certified_mse``) are in units of the opinion scores, the scores taken there by the straight line of
+    :func:`certiqa.evaluation.score_to_mos`, fixed beforehand; null where the metric has no nominal range.
 
     Args:
         table: records as :func:`certiqa.evaluation.records.to_table` returns them.
         metric: the defended metric; gives the range, the direction and hard bounds.
         primary_radius: the radius whose figures carry no suffix; None without certificates.
+        mos_range: scale (low, high) of the data set's opinion scores; without it the errors are null.
 
     Returns:
         flat lower-case keys. Certified figures stand once without suffix, at ``primary_radius``, and once per
@@ -48,19 +56,17 @@ def summarise(table: pd.DataFrame, metric: QualityMetric, primary_radius: float 
     score = sign * images["score"].to_numpy(float)
     undefended = sign * images["score_clean"].to_numpy(float)
     if not np.isnan(mos).any():
-        for name in ("srocc", "plcc", "krocc", "plcc_logistic", "rmse"):
-            function = getattr(measures, name)
-            # an error needs the units of the opinion scores: that is a metric with a positive direction
-            given = sign * score if name == "rmse" else score
-            summary[name] = function(given, mos)
-        for name in ("srocc", "plcc", "krocc", "plcc_logistic"):
-            summary[f"{name}_undefended"] = getattr(measures, name)(undefended, mos)
+        mapped = score_to_mos(metric, mos_range)
+        for ending, values in (("", score), ("_undefended", undefended)):
+            for name in ("srocc", "plcc", "krocc", "plcc_logistic"):
+                summary[f"{name}{ending}"] = getattr(measures, name)(values, mos)
+            summary[f"rmse{ending}"] = None if mapped is None else measures.rmse(mapped(sign * values), mos)
         summary["tau_srocc"] = summary["srocc_undefended"] - summary["srocc"]
         summary["tau_plcc"] = summary["plcc_undefended"] - summary["plcc"]
     summary["score_sd"] = float(np.std(score, ddof=1)) if len(score) > 1 else math.nan
     summary["score_sd_undefended"] = float(np.std(undefended, ddof=1)) if len(score) > 1 else math.nan
     for radius, rows in clean[clean["radius"].notna()].groupby("radius"):
-        figures = certified_figures(rows, metric, summary["score_sd"])
+        figures = certified_figures(rows, metric, summary["score_sd"], mos_range)
         if primary_radius is not None and math.isclose(float(str(radius)), primary_radius):
             summary |= figures
             summary["certified_radius"] = float(str(radius))
@@ -68,7 +74,9 @@ def summarise(table: pd.DataFrame, metric: QualityMetric, primary_radius: float 
     return {key: _finite(value) for key, value in summary.items()}
 
 
-def certified_figures(rows: pd.DataFrame, metric: QualityMetric, score_sd: float) -> dict[str, Number]:
+def certified_figures(
+    rows: pd.DataFrame, metric: QualityMetric, score_sd: float, mos_range: Range | None = None
+) -> dict[str, Number]:
     """Return the certified figures of one radius: deltas, widths, abstention, and guarantees for the set."""
     score, lower, upper = (rows[column].to_numpy(float) for column in ("score", "lower", "upper"))
     delta = np.maximum(upper - score, score - lower)
@@ -86,23 +94,29 @@ def certified_figures(rows: pd.DataFrame, metric: QualityMetric, score_sd: float
     }
     mos = rows["mos"].to_numpy(float)
     if rows["joint_lower"].notna().all() and not np.isnan(mos).any() and len(rows) > 1 and np.ptp(mos) > 0:
-        figures |= set_guarantees(rows, metric, mos)
+        figures |= set_guarantees(rows, metric, mos, mos_range)
     return figures
 
 
-def set_guarantees(rows: pd.DataFrame, metric: QualityMetric, mos: NDArray[np.float64]) -> dict[str, Number]:
-    """Return the proven floors (a ceiling for the error) of the whole set from its joint intervals."""
+def set_guarantees(
+    rows: pd.DataFrame, metric: QualityMetric, mos: NDArray[np.float64], mos_range: Range | None = None
+) -> dict[str, Number]:
+    """Return the proven floors (a ceiling for the error) of the whole set from its joint intervals.
+
+    ``certified_mse`` is in squared units of the opinion scores, None without :func:`score_to_mos`'s two ranges.
+    """
     lower, upper = rows["joint_lower"].to_numpy(float), rows["joint_upper"].to_numpy(float)
-    bounds = metric.hard_bounds
+    bounds, mapped = metric.hard_bounds, score_to_mos(metric, mos_range)
+    # the map has the metric's direction, so it takes the intervals as they are
+    error = None if mapped is None else certified_mse(lower, upper, mos, hard_bounds=bounds, score_to_mos=mapped)
     if metric.lower_better:
         lower, upper = -upper, -lower
         bounds = None if bounds is None else (-bounds[1], -bounds[0])
-    sign = metric.quality_sign
     return {
         "certified_srocc": certified_srocc(lower, upper, mos, hard_bounds=bounds),
         "certified_krocc": certified_krocc(lower, upper, mos, hard_bounds=bounds),
         "certified_plcc": certified_plcc(lower, upper, mos, hard_bounds=bounds),
-        "certified_mse": certified_mse(lower, upper, mos, hard_bounds=bounds, score_to_mos=lambda x: sign * x),
+        "certified_mse": error,
         "joint_confidence": float(rows["joint_confidence"].iloc[0]),
     }
 

@@ -28,6 +28,8 @@ class QualityMetric(nn.Module):
         thread_safe: whether several threads may call ``forward`` at once, each with its own images; then draws are
             scored by one thread per core. False where hooks or attributes carry anything from one line to the next.
         keeps_contract: whether this project's own tests hold it to the contract; others are checked before a run.
+        weights_source: where its weights came from: "shipped", the name of the file or of the download, or "random
+            (seed 0)", which tables and reports answer with a warning; None where it does not say.
     """
 
     name: str = "metric"
@@ -38,6 +40,7 @@ class QualityMetric(nn.Module):
     is_random: bool = False
     thread_safe: bool = False
     keeps_contract: bool = False
+    weights_source: str | None = None
 
     def forward(
         self,
@@ -105,7 +108,7 @@ class FrozenMetric(QualityMetric):
 
     Args:
         network: module ``(N, 3, H, W)`` -> ``(N,)`` or ``(N, 1)``.
-        name, score_range, lower_better, hard_bounds, min_size: see :class:`QualityMetric`.
+        name, score_range, lower_better, hard_bounds, min_size, weights_source: see :class:`QualityMetric`.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class FrozenMetric(QualityMetric):
         lower_better: bool = False,
         hard_bounds: Range | None = None,
         min_size: int = 1,
+        weights_source: str | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -125,6 +129,7 @@ class FrozenMetric(QualityMetric):
         self.lower_better = lower_better
         self.hard_bounds = hard_bounds
         self.min_size = min_size
+        self.weights_source = weights_source
         self.requires_grad_(False)
         self.eval()
 
@@ -159,7 +164,7 @@ def as_metric(module: nn.Module) -> QualityMetric:
         raise UserError(f"a metric must be a torch.nn.Module, got {type(module).__name__}")
     keywords = {
         key: getattr(module, key)
-        for key in ("name", "score_range", "lower_better", "hard_bounds", "min_size")
+        for key in ("name", "score_range", "lower_better", "hard_bounds", "min_size", "weights_source")
         if hasattr(module, key)
     }
     metric = FrozenMetric(module, **keywords)

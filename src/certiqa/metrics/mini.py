@@ -98,5 +98,11 @@ class MiniMetric(FrozenMetric):
             load_strictly(network, read_weights(path, device=device)[0], path)
         fold_batch_norms(network.eval())
         network.to(device).to(memory_format=torch.channels_last)
-        super().__init__(network, name="mini", score_range=MOS_RANGE, hard_bounds=MOS_RANGE, min_size=32)
-        self.weights_source = source
+        super().__init__(
+            network,
+            name="mini",
+            score_range=MOS_RANGE,
+            hard_bounds=MOS_RANGE,
+            min_size=32,
+            weights_source=source,
+        )

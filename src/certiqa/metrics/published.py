@@ -45,8 +45,14 @@ class PublishedMetric(FrozenMetric):
     ) -> None:
         fold_batch_norms(network.eval())
         network.to(memory_format=torch.channels_last)
-        super().__init__(network, name=name, score_range=score_range, hard_bounds=hard_bounds, min_size=min_size)
-        self.weights_source = weights_source
+        super().__init__(
+            network,
+            name=name,
+            score_range=score_range,
+            hard_bounds=hard_bounds,
+            min_size=min_size,
+            weights_source=weights_source,
+        )
 
 
 def build_network(

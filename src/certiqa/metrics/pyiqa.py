@@ -163,8 +163,8 @@ class PyiqaMetric(FrozenMetric):
             score_range=score_range or nominal_range(settings.get("score_range")),
             lower_better=bool(settings.get("lower_better", False)),
             min_size=min_size,
+            weights_source=source,
         )
-        self.weights_source = source
 
 
 class OneScore(nn.Module):

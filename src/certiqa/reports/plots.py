@@ -86,7 +86,7 @@ def score_plots(images: pd.DataFrame, summary: dict[str, Any], radius: float | N
     every = np.concatenate([images["score_clean"], images["score"], *bounds.values()]).astype(float)
     every = every[np.isfinite(every)]
     margin = 0.05 * (np.ptp(every) or 1.0)
-    falling = bool(summary.get("lower_better"))
+    turned = bool(summary.get("lower_better"))
     plots = []
     for key, column, measure, color in panels:
         score = images[column].to_numpy(float)
@@ -95,9 +95,12 @@ def score_plots(images: pd.DataFrame, summary: dict[str, Any], radius: float | N
             continue
         figure, (axes,) = _figure()
         raster = len(images) > RASTER_ABOVE
-        axes.set_ylim(every.min() - margin, every.max() + 3 * margin)  # room for the SROCC
+        # room for the SROCC above; up is better whatever the metric's direction
+        worst, best = (every.max(), every.min()) if turned else (every.min(), every.max())
+        outwards = -margin if turned else margin
+        axes.set_ylim(worst - outwards, best + 3 * outwards)
         caption = f"Each point is one image; points that rise along one curve agree with {mos_label}."
-        caption += " Lower is better for this metric, so good agreement falls." if falling else ""
+        caption += " Lower is better for this metric, so its axis is turned round: up is better." if turned else ""
         if key == "defended" and radius is not None and np.isfinite(bounds["upper"] - bounds["lower"]).any():
             joint = _bars(axes, mos, bounds["joint_lower"], bounds["joint_upper"], color, alpha=0.28, lw=4)
             bars = _bars(axes, mos, bounds["lower"], bounds["upper"], color, lw=1.4)
@@ -111,10 +114,9 @@ def score_plots(images: pd.DataFrame, summary: dict[str, Any], radius: float | N
             caption += " No bars: nothing is proven about the undefended metric."
         axes.scatter(mos, score, s=8, color=color, linewidths=0, rasterized=raster)
         axes.set_xlabel(mos_label)
-        axes.set_ylabel(f"{key} score")
+        axes.set_ylabel(f"{key} score (lower is better)" if turned else f"{key} score")
         if (value := value_of(summary, measure)) is not None:
-            place, side = (0.97, "right") if falling else (0.03, "left")
-            axes.text(place, 0.97, f"SROCC {decimal(value)}", transform=axes.transAxes, ha=side, va="top")
+            axes.text(0.03, 0.97, f"SROCC {decimal(value)}", transform=axes.transAxes, ha="left", va="top")
         plots.append(Plot(f"score-{key}", f"Score against {mos_label}, {key}", _svg(figure, key), caption))
     return plots
 
@@ -197,6 +199,7 @@ def correlation_plot(summary: dict[str, Any], radii: Sequence[float], mos_label:
         "on or above it (a step holds up to its dot). Dashed: SROCC measured without any perturbation. The closer "
         "solid is to the dashed line of the defense, the more of its correlation is guaranteed."
     )
+    caption += " Lower is better for this metric: the scores count negated." if summary.get("lower_better") else ""
     return Plot("correlation", "SROCC and certified SROCC", _svg(figure, "correlation"), caption)
 
 

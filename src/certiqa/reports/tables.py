@@ -26,6 +26,7 @@ MEASURES = (
     ("sd of the scores", "score_sd"),
 )
 """Measures of the whole set: how tables call them, and their key in the summary."""
+RANDOM_WEIGHTS = "random weights: every number here is meaningless, for smoke runs only"
 
 
 def value_of(summary: Mapping[Any, Any], key: str) -> float | None:
@@ -67,6 +68,11 @@ def radius_figures(summary: Summary, radius: float | None) -> dict[str, Any]:
 def mos_label(summary: Summary) -> str:
     """Return "pseudo-MOS" where the opinion scores are not of these very images, else "MOS"."""
     return "pseudo-MOS" if "pseudo" in str(summary.get("mos_kind") or "").lower() else "MOS"
+
+
+def weights_notice(summary: Summary) -> str | None:
+    """Return what must stand above everything else where the metric's weights are random, else None."""
+    return RANDOM_WEIGHTS if str(summary.get("weights") or "").strip().lower().startswith("random") else None
 
 
 def decimal(value: float | None, places: int = 3, signed: bool = False) -> str:
@@ -140,23 +146,46 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def range_width(summary: Summary) -> float | None:
-    """Return the width of the metric's nominal range, None where it has none."""
-    given = summary.get("metric_range")
+def range_of(summary: Summary, key: str) -> tuple[float, float] | None:
+    """Return a range (low, high) of the summary, None where there is none of a positive, finite width."""
+    given = summary.get(key)
     ends = [value_of({"end": end}, "end") for end in given] if isinstance(given, list | tuple) else []
     if len(ends) != 2 or ends[0] is None or ends[1] is None:
         return None
-    width = ends[1] - ends[0]
-    return width if 0 < width < math.inf else None
+    return (ends[0], ends[1]) if 0 < ends[1] - ends[0] < math.inf else None
+
+
+def range_width(summary: Summary) -> float | None:
+    """Return the width of the metric's nominal range, None where it has none."""
+    ends = range_of(summary, "metric_range")
+    return None if ends is None else ends[1] - ends[0]
+
+
+def error_note(summary: Summary) -> str | None:
+    """Return how scores were compared with opinion scores; None where no error was asked for, or not said how."""
+    scale, width = range_of(summary, "mos_range"), range_of(summary, "metric_range")
+    if scale is None or "rmse" not in summary:
+        return None
+    label = mos_label(summary)
+    if width is None:
+        return f"RMSE and MSE need the metric's score range, and '{summary.get('metric') or 'metric'}' states none."
+    if width == scale and not summary.get("lower_better"):
+        return f"RMSE and MSE are in units of {label}, whose scale is the metric's own range."
+    ends = (f"{exact(low)} to {exact(high)}" for low, high in (width, scale))
+    turned = ", turned round because lower is better" if summary.get("lower_better") else ""
+    return (
+        "RMSE and MSE compare scores with {} on its scale: the metric's range {} is laid on {} in a straight line{}; "
+        "the line is fixed by these ranges, not fitted."
+    ).format(label, *ends, turned)
 
 
 def measure_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
-    """Return (measure, undefended, defended, change) for every measure that the run has."""
+    """Return (measure, undefended, defended, change) for every measure of the run; one that is null shows dashes."""
     rows = []
     for name, key in MEASURES:
-        before, after = value_of(summary, f"{key}_undefended"), value_of(summary, key)
-        if before is None and after is None:
+        if key not in summary and f"{key}_undefended" not in summary:
             continue
+        before, after = value_of(summary, f"{key}_undefended"), value_of(summary, key)
         change = None if before is None or after is None else after - before
         rows.append((name, decimal(before), decimal(after), decimal(change, signed=True)))
     return rows
@@ -214,6 +243,8 @@ def comparison_table(summary: Summary) -> Table:
     """
     radii = radii_of(summary)
     title = Text(str(summary.get("name") or "run"))
+    if notice := weights_notice(summary):
+        title = Text.assemble((notice, "bold white on red not italic"), "\n", title)
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold")
     for name in ("SROCC", "PLCC", "KROCC"):
@@ -264,6 +295,8 @@ def _caption(summary: Summary, certified: bool) -> list[str]:
     sentences = [", ".join(facts)] if facts else []
     if failed := value_of(summary, "num_failed"):
         sentences.append(f"{count(failed)} images could not be scored and are left out")
+    if summary.get("lower_better"):
+        sentences.append("Lower scores are better: correlations are of the negated scores")
     if not certified:
         sentences.append("No certificates in this run")
     if summary.get("status") not in (None, "finished"):
