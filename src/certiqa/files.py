@@ -107,5 +107,5 @@ def in_bytes(count: int) -> str:
 def byte_progress(*, shown: bool = True) -> Progress:
     """Return a progress display in bytes with speed and time left; on stderr, and only if that is a terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=console, disable=not (shown and console.is_terminal))
