@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from certiqa.data import DISTORTIONS, load_dataset, mini
 from certiqa.cache import cache_root
+from certiqa.data import DISTORTIONS, load_dataset, mini
 from certiqa.data.images import ImageDataset, ImageRecord, read_image
 from certiqa.errors import UserError
 

@@ -1,6 +1,7 @@
 """Files as upstream publishes them, with random weights, and independent forwards of the same networks."""
 
 import hashlib
+import warnings
 from unittest import mock
 
 import torch
@@ -60,9 +61,10 @@ def clipiqa_plus(prompts_path, archive_path):
     shake(clip)
     clip_model.convert_weights(clip)
     clip.float()
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         archive = torch.jit.trace(clip, (torch.rand(1, 3, 64, 64), torch.randint(1, 99, (1, 77))), check_trace=False)
-    archive.save(str(archive_path))
+        archive.save(str(archive_path))
     context = torch.randn(2, 16, 512) * 0.1
     torch.save(context, prompts_path)
     with mock.patch.object(clipiqa_arch, "load", lambda *_: clip_model.load(str(archive_path), "cpu")):

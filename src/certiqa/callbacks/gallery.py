@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from certiqa.defenses import MedianSmoothing
+from certiqa.files import write_aside
 from certiqa.training import DefenseModule
 
 
@@ -68,9 +69,8 @@ class Gallery(pl.Callback):
             entry["score_clean"] = panels[0][2]
             entries.append(entry)
         if len(entries) > len(have):
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-            partial.replace(path)
+            with write_aside(path) as partial:
+                partial.write_text(json.dumps(entries, indent=1), encoding="utf-8")
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from certiqa.cache import cache_root
 from certiqa.data.distortions import DISTORTIONS, distort
 from certiqa.data.images import ImageDataset, ImageRecord, read_image
 from certiqa.errors import UserError, suggest
+from certiqa.files import write_aside
 
 ASSETS = Path(__file__).parent.parent / "assets"
 MOS_RANGE = (1.0, 5.0)
@@ -151,7 +152,8 @@ def prepare_mini(cache: str | Path | None = None, splits: Sequence[str] | None =
         sizes = known | dict(_make_images(folder, missing))
         for split in lacking:
             index = {name: sizes[name] for name in (image_id(*cell) for cell in cells_of(split))}
-            _write_aside(_index(folder, split), json.dumps(index).encode())
+            with write_aside(_index(folder, split)) as partial:
+                partial.write_text(json.dumps(index), encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"cannot write the images of data set mini to '{root}': {error}; free about 250 MB, "
@@ -183,16 +185,6 @@ def _sizes(folder: Path, split: str) -> dict[str, int] | None:
 def _is_whole(folder: Path, name: str, sizes: Mapping[str, int]) -> bool:
     path = folder / name
     return name in sizes and path.is_file() and path.stat().st_size == sizes[name]
-
-
-def _write_aside(path: Path, content: bytes) -> None:
-    """Write a file so that no other process ever sees half of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _make_images(folder: Path, cells: Sequence[tuple[str, int, int]]) -> Iterator[tuple[str, int]]:
@@ -232,7 +224,9 @@ def _make_levels(folder: Path, photograph: str, type_id: int, levels: Sequence[i
         Image.fromarray(crop).save(file, "png", compress_level=1)
         name = image_id(photograph, type_id, level)
         (folder / name).parent.mkdir(exist_ok=True)
-        _write_aside(folder / name, file.getvalue())
+        # not durable, that costs more than making them: a file that a power cut emptied fails find_damage
+        with write_aside(folder / name, durable=False) as partial:
+            partial.write_bytes(file.getvalue())
         made.append((name, len(file.getvalue())))
     return made
 

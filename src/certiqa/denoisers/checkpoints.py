@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from certiqa.denoisers.dncnn import DnCNN
 from certiqa.denoisers.unet import UNet
 from certiqa.errors import UserError, suggest
+from certiqa.files import write_aside
 from certiqa.metrics.weights import SHIPPED, load_strictly, read_weights
 
 DENOISERS: dict[str, type[nn.Module]] = {"unet": UNet, "dncnn": DnCNN}
@@ -42,10 +43,8 @@ def save_denoiser(
     options = {key: getattr(denoiser, key) for key in _OPTIONS.get(name, ())}
     metadata = {**notes, "denoiser": name, "options": json.dumps(options), "sigma": json.dumps(sigma)}
     state: dict[str, Tensor] = {key: value.detach().cpu().contiguous() for key, value in denoiser.state_dict().items()}
-    path = Path(path)
-    partial = path.with_suffix(".partial")
-    save_file(state, partial, metadata={key: str(value) for key, value in metadata.items()})
-    partial.replace(path)
+    with write_aside(path) as partial:
+        save_file(state, partial, metadata={key: str(value) for key, value in metadata.items()})
 
 
 def load_denoiser(

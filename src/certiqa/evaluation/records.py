@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from certiqa.errors import UserError
+from certiqa.files import write_aside
 
 FORMAT = 2  # of a line in records/
 KEY = ("image_id", "attack", "radius")
@@ -65,7 +66,8 @@ class RecordStore:
                     "them); set fresh=true to start over, the old ones are kept aside"
                 )
             if write:
-                write_aside(path, json.dumps(now, indent=1))
+                with write_aside(path) as partial:
+                    partial.write_text(json.dumps(now, indent=1), encoding="utf-8")
             return
         then = json.loads(path.read_text(encoding="utf-8"))
         changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
@@ -106,26 +108,15 @@ class RecordStore:
     def compile(self) -> pd.DataFrame:
         """Merge all ranks into ``records.parquet``, sorted by key, and return the table."""
         table = to_table(read_lines(self.folder))
-        partial = self.folder / "records.parquet.partial"
+        path = self.folder / "records.parquet"
         try:
-            table.to_parquet(partial, index=False)
-            partial.replace(self.folder / "records.parquet")
+            with write_aside(path) as partial:
+                table.to_parquet(partial, index=False)
         except OSError as error:
             raise UserError(
-                f"cannot write '{self.folder / 'records.parquet'}': {error}; the records themselves are safe in "
-                "records/, free space and run again"
+                f"cannot write '{path}': {error}; the records themselves are safe in records/, free space and run again"
             ) from error
         return table
-
-
-def write_aside(path: Path, text: str) -> None:
-    """Write a text file durably and so that nobody ever reads half of it."""
-    partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def read_lines(folder: str | Path) -> list[dict[str, Any]]:

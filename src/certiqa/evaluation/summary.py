@@ -16,6 +16,7 @@ from certiqa.certification import certified_krocc, certified_mse, certified_plcc
 from certiqa.evaluation import measures
 from certiqa.evaluation.records import NO_ATTACK
 from certiqa.evaluation.scale import Range, score_to_mos
+from certiqa.files import write_aside
 from certiqa.metrics import QualityMetric
 
 Number = float | int | None
@@ -132,10 +133,8 @@ def _finite(value: Any) -> Any:
 
 def write_summary(folder: str | Path, summary: Mapping[str, Any]) -> None:
     """Write ``summary.json`` atomically."""
-    path = Path(folder) / "summary.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with write_aside(Path(folder) / "summary.json") as partial:
+        partial.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_summary(folder: str | Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ features at every call; here CLIP's image tower is a submodule and the text feat
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from certiqa.errors import UserError
 from certiqa.files import sha256
 from certiqa.metrics.published import NATIVE, RANDOM, Device, Preprocess, PublishedMetric, random_label, seeded
 from certiqa.metrics.sources import RN50, files_of
-from certiqa.metrics.weights import load_strictly, read_content, read_weights, unwrap
+from certiqa.metrics.weights import is_torchscript, load_strictly, read_content, read_weights, unwrap
 
 CLIP_RN50 = (1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12)
 """Sizes of CLIP RN50: embedding; image side, layers, width, patch; context, vocabulary; text width, heads, layers."""
@@ -42,18 +43,13 @@ def read_clip(path: Path, device: Device = "cpu") -> dict[str, Tensor]:
 
     An archive holds code besides weights, so only the published file is opened, known by its digest.
     """
-    try:
+    if path.is_file() and is_torchscript(path) and sha256(path) == RN50:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the container is OpenAI's choice
+            state = dict(torch.jit.load(str(path), map_location=device).state_dict())
+    else:
         state, _ = read_weights(path, device=device)
-    except UserError:
-        if sha256_of_archive(path) != RN50:
-            raise
-        state = dict(torch.jit.load(str(path), map_location=device).state_dict())
     return {key: value for key, value in state.items() if key not in NOT_WEIGHTS}
-
-
-def sha256_of_archive(path: Path) -> str | None:
-    """Return the digest of a TorchScript archive, None where the file is missing."""
-    return sha256(path) if path.is_file() else None
 
 
 def load_clip(weights: str | Path, device: Device = "cpu") -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,11 @@ def read_content(path: str | Path, *, device: str | torch.device = "cpu") -> tup
                 return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
         except SafetensorError as error:
             raise UserError(f"'{path}' is not a whole safetensors file ({error}); copy or make it again") from error
+    if is_torchscript(path):
+        raise UserError(
+            f"'{path}' is a TorchScript archive, which holds code besides weights, so it is not opened; where it comes "
+            "from somebody you trust, save torch.jit.load(path).state_dict() as safetensors and give that file"
+        )
     try:
         return torch.load(path, map_location=device, weights_only=True), {}
     except Exception as error:  # on a cut or foreign file the unpickler also raises KeyError, IndexError, struct.error
@@ -66,6 +72,14 @@ def read_content(path: str | Path, *, device: str | torch.device = "cpu") -> tup
             "comes from somebody you trust, load it once yourself, save its state_dict alone, as safetensors if "
             "possible, and give that file"
         ) from error
+
+
+def is_torchscript(path: Path) -> bool:
+    """Say whether a file is an archive of ``torch.jit.save``."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def read_weights(path: str | Path, *, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:

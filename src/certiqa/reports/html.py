@@ -6,7 +6,6 @@ import base64
 import hashlib
 import io
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from PIL import Image
 from certiqa.errors import UserError
 from certiqa.evaluation.records import NO_ATTACK, read_records
 from certiqa.evaluation.summary import read_summary
+from certiqa.files import write_aside
 from certiqa.reports import plots, tables
 
 PICTURE_BUDGET = 2_500_000  # bytes of base64 for all gallery pictures
@@ -143,12 +143,10 @@ def write_report(folder: str | Path) -> Path:
     """
     run = load_run(folder)
     path = run.folder / "report.html"
-    partial = path.with_name(f"report.html.{os.getpid()}.partial")
     try:
-        partial.write_text(render(run), encoding="utf-8")
-        partial.replace(path)
+        with write_aside(path) as partial:
+            partial.write_text(render(run), encoding="utf-8")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"cannot write '{path}': {error}; free space or choose another folder") from error
     return path
 

@@ -1,0 +1,111 @@
+"""Files that nobody ever sees half written, what they hash to, and whether there is room for them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from certiqa.errors import UserError
+
+
+@contextmanager
+def write_aside(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
+    """Give a path beside ``path`` to write to; what is there at the end of the block becomes ``path``.
+
+    A reader finds the old file or the whole new one, never a part, even after a crash or a power cut. If the block
+    raises, ``path`` stays as it was and the part is removed.
+
+    Args:
+        path: the file to write; its folder must exist.
+        durable: wait for the disk. False where the file is checked before it is used and can be made again.
+
+    Raises:
+        OSError: if the file cannot be written, for the caller to say what it was and what is safe.
+    """
+    partial = aside(path)
+    try:
+        yield partial
+        put_in_place(partial, path, durable=durable)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def aside(path: str | Path) -> Path:
+    """Return a hidden name in the same folder that no other process or thread uses, not even on another machine."""
+    path = Path(path)
+    # the name is cut so that with its additions it still fits into the 255 bytes of a file name
+    return path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+
+
+def put_in_place(partial: Path, path: str | Path, *, durable: bool = True) -> None:
+    """Rename a finished file to ``path``, replacing what is there, once its content is on the disk."""
+    path = Path(path)
+    if durable:
+        with open(partial, "r+b") as file:
+            os.fsync(file.fileno())
+    partial.replace(path)
+    if durable and hasattr(os, "O_DIRECTORY"):
+        # the new name is on the disk only when the folder is; some network file systems cannot sync one
+        with suppress(OSError):
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file as 64 lower-case hexadecimal digits; raises OSError where it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def free_bytes(folder: str | Path) -> int:
+    """Return the bytes this user may still write to ``folder``, or to where it would be made."""
+    folder = Path(folder).absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return shutil.disk_usage(existing).free
+
+
+def check_space(folder: str | Path, needed: int, what: object) -> None:
+    """Refuse to start what cannot be finished.
+
+    Args:
+        folder: where the bytes are to go.
+        needed: how many.
+        what: what they are, to open the message.
+
+    Raises:
+        UserError: if the disk has less, saying how much is missing.
+    """
+    free = free_bytes(folder)
+    if free < needed:
+        raise UserError(
+            f"{what} needs {in_bytes(needed)} and the disk of '{folder}' has {in_bytes(free)} free: "
+            f"{in_bytes(needed - free)} missing; free them or choose another folder"
+        )
+
+
+def in_bytes(count: int) -> str:
+    """Return a number of bytes as a person reads it, e.g. ``123 MB``."""
+    amount = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 999.5:
+            return f"{amount:.{1 if amount < 9.95 and unit != 'bytes' else 0}f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def byte_progress(*, shown: bool = True) -> Progress:
+    """Return a progress display in bytes with speed and time left; on stderr, and only if that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=console, disable=not (shown and console.is_terminal))
