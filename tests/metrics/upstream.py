@@ -1,6 +1,7 @@
 """Files as upstream publishes them, with random weights, and independent forwards of the same networks."""
 
 import hashlib
+import itertools
 import warnings
 from unittest import mock
 
@@ -30,9 +31,9 @@ def dbcnn(path):
     """pyiqa's checkpoint (``params``, and DataParallel's prefix), and its own model."""
     from pyiqa.archs import dbcnn_arch
 
-    vgg16 = torchvision.models.vgg16
+    bare = torchvision.models.vgg16(weights=None)
     with (
-        mock.patch.object(torchvision.models, "vgg16", lambda weights: vgg16(weights=None)),
+        mock.patch.object(torchvision.models, "vgg16", return_value=bare),
         mock.patch.object(dbcnn_arch, "load_pretrained_network"),
     ):
         torch.manual_seed(1)
@@ -67,7 +68,7 @@ def clipiqa_plus(prompts_path, archive_path):
         archive.save(str(archive_path))
     context = torch.randn(2, 16, 512) * 0.1
     torch.save(context, prompts_path)
-    with mock.patch.object(clipiqa_arch, "load", lambda *_: clip_model.load(str(archive_path), "cpu")):
+    with mock.patch.object(clipiqa_arch, "load", return_value=clip_model.load(str(archive_path), "cpu")):
         network = clipiqa_arch.CLIPIQA("clipiqa+", pretrained=False).eval()
     network.prompt_learner.ctx.data = context
     return lambda images: network(images).squeeze(1)
@@ -82,7 +83,7 @@ def linearity(path):
     def reduce(channels):
         sizes = (channels, 1024, 256, 64)
         layers = []
-        for before, after in zip(sizes, sizes[1:], strict=False):
+        for before, after in itertools.pairwise(sizes):
             layers += [nn.Linear(before, after), nn.BatchNorm1d(after)]
         return nn.Sequential(*layers, nn.ReLU())
 

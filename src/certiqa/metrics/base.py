@@ -94,10 +94,11 @@ class QualityMetric(nn.Module):
                 f"metric '{self.name}' needs images of at least {self.min_size}x{self.min_size} pixels, "
                 f"got {height}x{width}; use larger images or crops"
             )
-        if images.device.type == "cpu" and images.numel() and float(images.detach().amax()) > LARGEST_PIXEL:
+        largest = float(images.detach().amax()) if images.device.type == "cpu" and images.numel() else 0.0
+        if largest > LARGEST_PIXEL:
             raise UserError(
-                f"metric '{self.name}' needs images in [0, 1], got a pixel of {float(images.detach().amax()):g}; divide "
-                "images of the scale 0 to 255 by 255"
+                f"metric '{self.name}' needs images in [0, 1], got a pixel of {largest:g}; divide images of the scale 0 "
+                "to 255 by 255"
             )
 
 

@@ -195,7 +195,7 @@ def published(name: str, options: Mapping[str, Any], *, trust_pickle: bool) -> n
     except UserError:
         raise
     except Exception as error:  # pyiqa and what it calls raise whatever they like
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = brief(error)
         hint = (
             "its file holds more than tensors; where you trust it, metric.trust_pickle=true unpickles it"
             if "weights_only" in str(error).lower() or "weights only" in str(error).lower()
@@ -210,11 +210,16 @@ def skeleton(name: str, options: Mapping[str, Any], seed: int) -> nn.Module:
         with without_weights():
             return seeded(lambda: build(options), seed)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = brief(error)
         raise UserError(
             f"pyiqa's '{name}' cannot be built without the files it downloads ({type(error).__name__}: {reason}); "
             "leave metric.weights out, so that pyiqa downloads them"
         ) from error
+
+
+def brief(error: Exception) -> str:
+    """Return what an error says in its first lines; torch names the keys that do not fit from the second on."""
+    return " ".join(line.strip() for line in str(error).splitlines()[:3]) or type(error).__name__
 
 
 def constants_of(network: nn.Module) -> list[str]:
