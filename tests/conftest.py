@@ -5,9 +5,9 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from certiqa.cache import cache_root
 from certiqa.data.mini import prepare_mini
 from certiqa.metrics import FrozenMetric
+from certiqa.storage.cache import cache_root
 
 torch.set_num_threads(1)
 

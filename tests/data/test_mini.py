@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from certiqa.cache import cache_root
 from certiqa.data import DISTORTIONS, load_dataset, mini
 from certiqa.data.images import ImageDataset, ImageRecord, read_image
 from certiqa.errors import UserError
+from certiqa.storage.cache import cache_root
 
 
 def test_photographs_are_split_14_3_5_and_all_are_used():

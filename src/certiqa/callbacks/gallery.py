@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from certiqa.defenses import MedianSmoothing
-from certiqa.files import write_aside
+from certiqa.storage.files import write_aside
 from certiqa.training import DefenseModule
 
 

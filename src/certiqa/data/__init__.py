@@ -4,10 +4,10 @@ The Lightning data module is imported by name, ``certiqa.data.datamodule``: whoe
 for Lightning.
 """
 
-from certiqa.cache import cache_root
 from certiqa.data.distortions import DISTORTIONS, distort
 from certiqa.data.images import ImageDataset, ImageRecord, read_image, to_tensor
 from certiqa.data.registry import DATASETS, load_dataset
+from certiqa.storage.cache import cache_root
 
 __all__ = [
     "DATASETS",

@@ -23,11 +23,11 @@ import numpy as np
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from certiqa.cache import cache_root
 from certiqa.data.distortions import DISTORTIONS, distort
 from certiqa.data.images import ImageDataset, ImageRecord, read_image
 from certiqa.errors import UserError, suggest
-from certiqa.files import write_aside
+from certiqa.storage.cache import cache_root
+from certiqa.storage.files import write_aside
 
 ASSETS = Path(__file__).parent.parent / "assets"
 MOS_RANGE = (1.0, 5.0)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from certiqa.denoisers.dncnn import DnCNN
 from certiqa.denoisers.unet import UNet
 from certiqa.errors import UserError, suggest
-from certiqa.files import write_aside
 from certiqa.metrics.weights import SHIPPED, load_strictly, read_weights
+from certiqa.storage.files import write_aside
 
 DENOISERS: dict[str, type[nn.Module]] = {"unet": UNet, "dncnn": DnCNN}
 _OPTIONS = {"unet": ("channels",), "dncnn": ("depth", "width")}

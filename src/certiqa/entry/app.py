@@ -43,6 +43,8 @@ def run_app(task: Callable[[DictConfig], None], config_name: str) -> None:
     ``CERTIQA_TRACEBACK=1`` shows the traceback too.
     """
     register_resolvers()
+    # a metric._target_ of the user's own lies where the command is run, also beside an installed certiqa-train
+    sys.path.append(os.getcwd())
     # with it Hydra raises its errors instead of printing them its own way; a traceback is still only shown if asked for
     wants_traceback = bool(os.environ.get(TRACEBACK) or os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"

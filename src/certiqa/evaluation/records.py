@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from certiqa.errors import UserError
-from certiqa.files import write_aside
+from certiqa.storage.files import write_aside
 
 FORMAT = 2  # of a line in records/
 KEY = ("image_id", "attack", "radius")

@@ -16,8 +16,8 @@ from certiqa.certification import certified_krocc, certified_mse, certified_plcc
 from certiqa.evaluation import measures
 from certiqa.evaluation.records import NO_ATTACK
 from certiqa.evaluation.scale import Range, score_to_mos
-from certiqa.files import write_aside
 from certiqa.metrics import QualityMetric
+from certiqa.storage.files import write_aside
 
 Number = float | int | None
 

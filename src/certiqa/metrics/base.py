@@ -97,8 +97,8 @@ class QualityMetric(nn.Module):
         largest = float(images.detach().amax()) if images.device.type == "cpu" and images.numel() else 0.0
         if largest > LARGEST_PIXEL:
             raise UserError(
-                f"metric '{self.name}' needs images in [0, 1], got a pixel of {largest:g}; divide images of the scale 0 "
-                "to 255 by 255"
+                f"metric '{self.name}' needs images in [0, 1], got a pixel of {largest:g}; divide images of "
+                "the scale 0 to 255 by 255"
             )
 
 

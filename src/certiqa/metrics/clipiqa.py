@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certiqa.errors import UserError
-from certiqa.files import sha256
 from certiqa.metrics.published import NATIVE, RANDOM, Device, Preprocess, PublishedMetric, random_label, seeded
 from certiqa.metrics.sources import RN50, files_of
 from certiqa.metrics.weights import is_torchscript, load_strictly, read_content, read_weights, unwrap
+from certiqa.storage.files import sha256
 
 CLIP_RN50 = (1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12)
 """Sizes of CLIP RN50: embedding; image side, layers, width, patch; context, vocabulary; text width, heads, layers."""

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from certiqa.errors import UserError, suggest
-from certiqa.fetch import fetch
 from certiqa.metrics.base import FrozenMetric, Range
 from certiqa.metrics.published import RANDOM, Device, random_label, seeded
 from certiqa.metrics.weights import load_strictly, read_weights
+from certiqa.storage.fetch import fetch
 
 OF_SETS = ("fid", "fid_dinov2", "sfid", "inception_score", "clipscore")
 """What pyiqa lists among its NR metrics but does not score one image by itself."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from certiqa.cache import cache_root
 from certiqa.errors import UserError
-from certiqa.fetch import fetch
+from certiqa.storage.cache import cache_root
+from certiqa.storage.fetch import fetch
 
 HUB = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main"
 CLIP_HUB = "https://openaipublic.azureedge.net/clip/models"

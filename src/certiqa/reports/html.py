@@ -19,8 +19,8 @@ from PIL import Image
 from certiqa.errors import UserError
 from certiqa.evaluation.records import NO_ATTACK, read_records
 from certiqa.evaluation.summary import read_summary
-from certiqa.files import write_aside
 from certiqa.reports import plots, tables
+from certiqa.storage.files import write_aside
 
 PICTURE_BUDGET = 2_500_000  # bytes of base64 for all gallery pictures
 PICTURE_STEPS = ((512, 92), (384, 85), (256, 75), (192, 60))  # longest side in pixels, WebP quality

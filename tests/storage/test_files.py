@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from certiqa import files
 from certiqa.errors import UserError
+from certiqa.storage import files
 
 
 def test_the_file_appears_whole_at_the_end_of_the_block(tmp_path):

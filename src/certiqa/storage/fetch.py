@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from certiqa import files
 from certiqa.errors import UserError
-from certiqa.transfer import BrokenOffError, Transfer
+from certiqa.storage import files
+from certiqa.storage.transfer import BrokenOffError, Transfer
 
 BACKOFF = 0.5  # seconds before the first retry; twice as many before each further one
 LONGEST_WAIT = 8.0

@@ -14,11 +14,11 @@ import time
 import pytest
 import requests
 
-from certiqa import fetch as fetching
-from certiqa import files, transfer
 from certiqa.errors import UserError
-from certiqa.fetch import fetch
-from certiqa.parts import Part
+from certiqa.storage import fetch as fetching
+from certiqa.storage import files, transfer
+from certiqa.storage.fetch import fetch
+from certiqa.storage.parts import Part
 
 CONTENT = random.Random(3).randbytes(300_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

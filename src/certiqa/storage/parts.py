@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from certiqa.files import write_aside
+from certiqa.storage.files import write_aside
 
 
 class Part:

@@ -12,8 +12,8 @@ import requests
 import urllib3.exceptions
 
 from certiqa.errors import UserError
-from certiqa.files import check_space, in_bytes
-from certiqa.parts import Part, content_range, linked_digest, validator
+from certiqa.storage.files import check_space, in_bytes
+from certiqa.storage.parts import Part, content_range, linked_digest, validator
 
 BLOCK = 1 << 20
 # servers that compress on the way would give other bytes than the file's, and ranges of them

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
 from certiqa.errors import UserError
-from certiqa.files import aside, byte_progress, check_space, in_bytes
-from certiqa.listings import BLOCK, FAILURES, DamagedError, Entry, entries
+from certiqa.storage.files import aside, byte_progress, check_space, in_bytes
+from certiqa.storage.listings import BLOCK, FAILURES, DamagedError, Entry, entries
 
 
 def extract(

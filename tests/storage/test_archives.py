@@ -10,9 +10,9 @@ import zipfile
 
 import pytest
 
-from certiqa import archives, files
-from certiqa.archives import extract
 from certiqa.errors import UserError
+from certiqa.storage import archives, files
+from certiqa.storage.archives import extract
 
 FILES = {
     "images/a.png": random.Random(1).randbytes(40_000),

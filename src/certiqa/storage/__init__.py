@@ -1,0 +1,1 @@
+"""Files on disk and from the network: the cache, atomic writes, downloads, archives."""
