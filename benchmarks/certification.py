@@ -35,8 +35,8 @@ SIGMA, CHUNK = 0.12, 20
 SPEED = (  # metric, denoiser, (height, width), images, draws of each
     ("mini", None, (224, 224), 4, 100),
     ("mini", "mini_dms_iqa", (224, 224), 4, 100),
-    ("metaiqa-sized", None, (224, 224), 3, 60),
-    ("dbcnn-sized", None, (384, 512), 1, 20),
+    ("metaiqa", None, (224, 224), 3, 60),
+    ("dbcnn", None, (384, 512), 1, 20),
 )
 
 
@@ -142,6 +142,11 @@ def speed_rows(device: str, precision: str = "fp32") -> list[dict[str, object]]:
     return rows
 
 
+def has_bf16_units() -> bool:
+    """Say whether this CPU multiplies bfloat16 itself; where it does not, bf16 is slower than fp32."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and bool(torch.cpu._is_avx512_bf16_supported())
+
+
 def tolerance_rows(device: str, num_images: int = 6, most: int = 1000) -> list[dict[str, object]]:
     """Count the draws that a tolerance needs on mini, against a fixed number."""
     dataset = load_dataset("mini", "quick_validation")
@@ -231,6 +236,8 @@ def main() -> None:
     result |= {"torch": torch.__version__, "chip": chip}
     if chosen.only in (None, "speed"):
         result["speed"] = speed_rows("cpu")
+        if has_bf16_units():
+            result["speed_bf16"] = speed_rows("cpu", "bf16")
         if has_gpu:
             result["speed_gpu"] = speed_rows("cuda") + speed_rows("cuda", "bf16")
     if chosen.only in (None, "tolerance"):

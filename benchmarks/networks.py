@@ -1,72 +1,56 @@
-"""Networks of the sizes the field uses, for speed alone: random weights, so their scores mean nothing."""
+"""The published networks with random weights, for speed alone: their scores mean nothing."""
 
 from __future__ import annotations
 
+import warnings
+from unittest import mock
+
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18, vgg16
 
 from certiqa.metrics import FrozenMetric, load_metric
-from certiqa.metrics.mini import fuse_batch_norms
+from certiqa.metrics.clipiqa import make_clip
+from certiqa.metrics.dbcnn import without_pretrained_parts
+from certiqa.metrics.spaq import SpaqNetwork, patches_of
 
 
-class MetaSized(nn.Module):
-    """ResNet-18 with MetaIQA's three-layer head (Zhu et al., CVPR 2020), at 224x224."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.resnet = resnet18(weights=None)
-        self.head = nn.Sequential(
-            nn.Linear(1000, 1024), nn.PReLU(), nn.Linear(1024, 512), nn.PReLU(), nn.Linear(512, 1)
-        )
+class OneByOne(SpaqNetwork):
+    """SPAQ as its authors run it: one patch after another."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Score images ``(N, 3, H, W)``."""
-        return torch.sigmoid(self.head(self.resnet(images))).squeeze(1)
+        patches = patches_of(images)
+        return torch.stack([self.backbone(patch[None])[0, 0] for patch in patches]).view(len(images), -1).mean(1)
 
 
-class DbcnnSized(nn.Module):
-    """VGG-16 with DBCNN's bilinear pooling (Zhang et al., TCSVT 2020)."""
+def upstream(name: str) -> nn.Module:
+    """Return a network as upstream holds it: nothing folded, contiguous."""
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    if name == "metaiqa":
+        from pyiqa.archs.metaiqa_arch import MetaIQA
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = vgg16(weights=None).features[:-1]
-        self.head = nn.Linear(512 * 512, 1)
+        return MetaIQA(pretrained=False).eval()
+    if name == "dbcnn":
+        from pyiqa.archs.dbcnn_arch import DBCNN
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Score images ``(N, 3, H, W)``."""
-        maps = self.features(images).flatten(2)
-        pooled = (maps @ maps.transpose(1, 2) / maps.shape[-1]).flatten(1)
-        return self.head(nn.functional.normalize((pooled + 1e-8).sqrt())).squeeze(1)
+        with without_pretrained_parts():
+            return DBCNN(pretrained=False).eval()
+    if name == "clipiqa_plus":
+        from pyiqa.archs import clipiqa_arch
 
-
-class FusedResNet(MetaSized):
-    """The same with BatchNorm folded, as certiqa's own metrics have it."""
-
-    def fused(self) -> FusedResNet:
-        """Fold every BatchNorm into its convolution, in place."""
-        from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-        for block in self.resnet.modules():
-            for convolution, norm in (("conv1", "bn1"), ("conv2", "bn2")):
-                if hasattr(block, convolution) and isinstance(getattr(block, norm, None), nn.BatchNorm2d):
-                    setattr(block, convolution, fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm)))
-                    setattr(block, norm, nn.Identity())
-        fuse_batch_norms(self)
-        return self
+        with mock.patch.object(clipiqa_arch, "load", return_value=make_clip()):
+            return clipiqa_arch.CLIPIQA("clipiqa+", pretrained=False).eval()
+    if name == "spaq":
+        return OneByOne().eval()
+    raise ValueError(name)
 
 
 def build(name: str, *, fast: bool) -> nn.Module:
-    """Return a metric by name: ``fast`` as certiqa would hold it, else as the reference loop does (contiguous)."""
+    """Return a metric by name: ``fast`` as certiqa holds it, else as the reference loop does (contiguous)."""
     if name == "mini":
         metric = load_metric("mini")
         return metric if fast else metric.to(memory_format=torch.contiguous_format)
-    torch.manual_seed(0)
-    network = (FusedResNet() if name == "metaiqa-sized" else DbcnnSized()).eval()
-    if not fast:
-        return FrozenMetric(network, name=name)
-    if isinstance(network, FusedResNet):
-        network.fused()
-    metric = FrozenMetric(network.to(memory_format=torch.channels_last), name=name)
-    metric.thread_safe = True
-    return metric
+    if fast:
+        return load_metric(name, weights="random")
+    return FrozenMetric(upstream(name), name=name)
