@@ -58,6 +58,9 @@ def test_every_option_composes_and_instantiates(composed, mini_cache, group, opt
         overrides.append("defense=ms")
     if group == "objective":
         overrides.append({"none": "defense=ms", "mse": "defense=dms", "mse_ranking": "defense=dms_iqa"}[option])
+    if group == "metric":
+        overrides.append("metric.weights=random")  # the published ones are not here
+        overrides += {"pyiqa": ["metric.metric_name=cnniqa"]}.get(option, [])
     if group == "trainer" and option == "gpu":
         overrides.append("trainer.accelerator=cpu")
     config = composed(*overrides)
@@ -66,6 +69,9 @@ def test_every_option_composes_and_instantiates(composed, mini_cache, group, opt
         return
     check_objective(config)
     metric = build_metric(config)
+    if group == "metric":
+        assert metric.name == identity.metric_label(config) == {"pyiqa": "cnniqa"}.get(option, option)
+        assert metric.weights_source == "random (seed 0)"
     defense = build_defense(config, metric, trained=False)
     data = build(config.data)
     callbacks = build_callbacks(config, defense, data)
@@ -74,6 +80,16 @@ def test_every_option_composes_and_instantiates(composed, mini_cache, group, opt
     assert isinstance(trainer, pl.Trainer)
     assert (module.objective is not None) == bool(config.objective)
     assert defense.name == (metric.name if config.defense.name == "none" else config.defense.name)
+
+
+def test_an_unknown_metric_is_answered_with_the_nearest(composed):
+    with pytest.raises(UserError, match=r"no NR metric 'cnniq' .*Did you mean 'cnniqa'\?"):
+        build_metric(composed("metric=pyiqa", "metric.metric_name=cnniq"))
+
+
+def test_native_sizes_can_be_chosen(composed):
+    metric = build_metric(composed("metric=metaiqa", "metric.weights=random", "metric.resize=native"))
+    assert metric.network.preprocess.resize is None
 
 
 @pytest.mark.parametrize("defense", ["none", "ms", "dms", "dms_iqa"])
