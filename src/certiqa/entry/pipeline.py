@@ -160,7 +160,8 @@ def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule
         "objective": config.objective.get("name") if config.objective else None,
         "data": data.dataset_name,
         "mos_kind": data.test_set.mos_kind,
-        "mos_range": list(data.test_set.mos_range),
+        "mos_range": None if data.test_set.mos_range is None else list(data.test_set.mos_range),
+        "mos_lower_better": data.test_set.mos_lower_better,
         "sigma": smooth.sigma if smooth else None,
         "num_samples": smooth.num_samples if smooth else None,
         "confidence": config.certification.confidence if smooth else None,
@@ -187,7 +188,8 @@ def finish(
     recorder = next(callback for callback in callbacks if isinstance(callback, Records))
     table = RecordStore(folder).compile()
     radius = recorder.radius if isinstance(recorder, Certification) else None
-    summary = facts | summarise(table, defense, radius, mos_range=tuple(facts["mos_range"]))
+    scale = tuple(facts["mos_range"]) if facts["mos_range"] else None
+    summary = facts | summarise(table, defense, radius, mos_range=scale, mos_lower_better=facts["mos_lower_better"])
     summary["images_per_second"] = summary["num_images"] / facts["seconds"] if facts["seconds"] else None
     summary["batch_sizes"] = defense.batch_sizes_used if isinstance(defense, MedianSmoothing) else []
     summary["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"

@@ -69,10 +69,21 @@ class DefenseModule(pl.LightningModule):
         assert isinstance(denoiser, nn.Module)
         return denoiser
 
+    @property
+    def _train_set(self) -> Any:
+        """The training images of a data module of this project, None with other loaders."""
+        return getattr(getattr(self.trainer, "datamodule", None), "train_set", None)
+
     # -- training ------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Unfreeze the denoiser, which a defense otherwise keeps frozen and in eval mode."""
+        """Unfreeze the denoiser, which a defense otherwise keeps frozen and in eval mode.
+
+        Raises:
+            UserError: if the objective needs opinion scores that the training images lack, before any step.
+        """
+        if self.objective is not None and self._train_set is not None:
+            self.objective.check_opinions(self._train_set.has_opinions)
         self.denoiser.requires_grad_(True)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
