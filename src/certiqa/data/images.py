@@ -46,6 +46,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         fingerprint: changes when an image or a label does.
         mos_kind: "MOS" or "pseudo-MOS", said wherever correlations are shown; "none" where there are no scores.
         mos_lower_better: native scores are better the lower they are, as a DMOS is; normalised ones never are.
+        notes: what whoever reads results on it must know, one sentence each.
 
     Raises:
         UserError: for a duplicate id or an opinion score outside its scale.
@@ -60,6 +61,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         fingerprint: str,
         mos_kind: str = "MOS",
         mos_lower_better: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
         self.records = list(records)
         self.mos_range = mos_range
@@ -67,6 +69,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.fingerprint = fingerprint
         self.mos_kind = mos_kind
         self.mos_lower_better = mos_lower_better
+        self.notes = tuple(notes)
         self._sizes: list[tuple[int, int]] | None = None
         seen: set[str] = set()
         low, high = mos_range or (-math.inf, math.inf)
@@ -123,6 +126,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
             fingerprint=self.fingerprint,
             mos_kind=self.mos_kind,
             mos_lower_better=self.mos_lower_better,
+            notes=self.notes,
         )
 
 

@@ -92,7 +92,7 @@ def load_kadid(
         references=references,
         spare=sorted(set(references)),
     )
-    return dataset_of(split, parts, records, sizes, name="kadid", mos_range=(1.0, 5.0))
+    return dataset_of(split, parts, records, sizes, name="kadid", mos_range=(1.0, 5.0), layout=LAYOUT)
 
 
 def _last(path: str) -> str:

@@ -80,7 +80,7 @@ def load_koniq(
         )
     sizes = listing(folder)
     records, parts = records_of(table, folder, sizes, layout=LAYOUT, splits=splits, split_seed=split_seed)
-    return dataset_of(split, parts, records, sizes, name="koniq", mos_range=RANGES[scale])
+    return dataset_of(split, parts, records, sizes, name="koniq", mos_range=RANGES[scale], layout=LAYOUT)
 
 
 def find_table(root: Path, splits: str) -> ScoreTable:

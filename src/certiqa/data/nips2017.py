@@ -65,5 +65,13 @@ def load_nips2017(
     sizes = listing(folder)
     records, parts = records_of(table, folder, sizes, layout=LAYOUT, splits="random", split_seed=split_seed)
     return dataset_of(
-        split, parts, records, sizes, name="nips2017", mos_range=None, mos_kind="none", whole_test=splits == "all"
+        split,
+        parts,
+        records,
+        sizes,
+        name="nips2017",
+        mos_range=None,
+        mos_kind="none",
+        whole_test=splits == "all",
+        layout=LAYOUT,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,6 @@ from certiqa.data.roots import Layout
 from certiqa.data.splits import split_by_column, split_seeded
 from certiqa.data.tables import IMAGE_COLUMNS, find_column, numbers, read_table, require_column
 from certiqa.errors import UserError
-
-log = logging.getLogger(__name__)
 
 OFFICIAL_COLUMNS = ("official_split", "set", "split")
 SEEDED = ("random", "reference")
@@ -105,11 +102,6 @@ def records_of(
     column = split_column(table, splits, layout)
     rows = row_list(table.text(table.image), table.scores, references, None if column is None else table.text(column))
     matched = match_rows(rows, sizes, table=table.path, folder=folder, spare=spare)
-    if len(matched) != layout.size:
-        log.warning(
-            "%s has %d images, this copy %d: results are not comparable with published ones",
-            *(layout.title, layout.size, len(matched)),
-        )
     records = [ImageRecord(file, folder / file, row.mos, row.reference) for file, row in matched.items()]
     groups = [record.reference_id or record.image_id for record in records]
     if column is None:

@@ -62,7 +62,7 @@ def load_spaq(
     folder = require_folder(LAYOUT, base, ["TestImage"])
     sizes = listing(folder)
     records, parts = records_of(table, folder, sizes, layout=LAYOUT, splits=splits, split_seed=split_seed)
-    return dataset_of(split, parts, records, sizes, name="spaq", mos_range=(0.0, 100.0))
+    return dataset_of(split, parts, records, sizes, name="spaq", mos_range=(0.0, 100.0), layout=LAYOUT)
 
 
 def find_table(root: Path) -> ScoreTable:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from certiqa.data.images import ImageDataset, ImageRecord
+from certiqa.data.roots import Layout
 from certiqa.errors import UserError, suggest
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ def dataset_of(
     mos_kind: str = "MOS",
     mos_lower_better: bool = False,
     whole_test: bool = False,
+    layout: Layout | None = None,
 ) -> ImageDataset:
     """Return one split of a data set, or one of its short lists.
 
@@ -123,6 +125,7 @@ def dataset_of(
         sizes: {image id: bytes}, for the fingerprint.
         name, mos_range, mos_kind, mos_lower_better: see :class:`ImageDataset`.
         whole_test: test every image, whatever its split.
+        layout: of a published data set, whose copies of another length are told.
 
     Raises:
         UserError: for an unknown split or one without images.
@@ -139,9 +142,18 @@ def dataset_of(
             f"split {part} of {name} has no images (of {len(records)}: {parts}); add images, or choose other splits "
             "with data.splits=..."
         )
+    notes = []
     if whole_test and part == "train":
-        log.warning("every image of %s is tested, also the %d trained on; data.splits=random keeps them apart",
-                    name, len(chosen))  # fmt: skip
+        notes.append(
+            f"every image of {name} is tested, also the {len(chosen)} trained on; data.splits=random keeps them apart"
+        )
+    if layout is not None and len(records) != layout.size:
+        notes.append(
+            f"{layout.title} has {layout.size:,} images, this copy {len(records):,}: "
+            "results are not comparable with published ones"
+        )
+    for note in notes:
+        log.warning(note)
     if split.startswith("quick"):
         chosen.sort(key=lambda record: (0.0 if record.mos is None else record.mos, record.image_id))
         rows = np.linspace(0, len(chosen) - 1, min(QUICK, len(chosen))).round().astype(int)
@@ -153,6 +165,7 @@ def dataset_of(
         fingerprint=fingerprint(chosen, sizes),
         mos_kind=mos_kind,
         mos_lower_better=mos_lower_better,
+        notes=notes,
     )
 
 

@@ -71,6 +71,9 @@ def run(config: DictConfig) -> None:
     data: QualityDataModule = build(config.data)
     facts = describe(config, defense, data)
     callbacks = build_callbacks(config, defense, data)
+    if first_rank:
+        for note in facts["data_notes"]:
+            console.print(note, style="yellow")
     recorder = next(callback for callback in callbacks if isinstance(callback, Records))
     recorder.identity = flat_identity(config)
     module = build_module(config, defense)
@@ -84,6 +87,10 @@ def run(config: DictConfig) -> None:
     try:
         if module.objective is not None:
             train(trainer, module, data, folder)
+            if first_rank:
+                added = [note for note in data.train_set.notes if note not in facts["data_notes"]]
+                facts["data_notes"] += added
+                console.print("\n".join(added), style="yellow", end="\n" if added else "")
             facts["seconds_training"] = round(time.monotonic() - started, 1)
         trainer.test(module, data, verbose=False)
         status = "finished"
@@ -169,6 +176,7 @@ def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule
         "seed": config.seed,
         "precision": str(config.trainer.get("precision")),
         "config_hash": config_hash(config),
+        "data_notes": list(data.test_set.notes),
         "data_fingerprint": data.test_set.fingerprint,
         "weights_fingerprint": fingerprint(metric),
         "versions": {
