@@ -87,6 +87,7 @@ def trained(name, roots, outputs, *more):
 
 def evaluated(name, roots, outputs, weights):
     """Evaluate with the trained denoiser, killed on the way and continued by the same command."""
+    outputs = outputs / "again"
     arguments = ["evaluate.py", f"data={name}", f"data.root={roots / name}", *FAST, f"denoiser.weights={weights}"]
     arguments = [argument for argument in arguments if "val_check" not in argument]
     arguments += ["data.eval_batch_size=1", "data.limit_test=null"]
