@@ -1,5 +1,8 @@
 """What several test files share: metrics whose answers are known, and small images."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 from filelock import FileLock
@@ -68,3 +71,12 @@ def mini_cache():
     with FileLock(root / "mini.lock"):
         prepare_mini(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def miniatures():
+    """The module that writes miniatures of the official layouts."""
+    spec = importlib.util.spec_from_file_location("miniatures", Path(__file__).parent / "data" / "miniatures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

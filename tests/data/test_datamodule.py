@@ -67,3 +67,31 @@ def test_collect_images_keeps_the_asked_order(mini_cache):
     batch = collect_images(images, ids)
     assert torch.equal(batch[0], images[3]["image"])
     assert torch.equal(batch[1], images[0]["image"])
+
+
+def test_images_of_several_sizes_make_batches_of_one_size(tmp_path, miniatures):
+    root = miniatures.spaq(tmp_path)
+    data = QualityDataModule("spaq", root=root, test="all", crop=64, batch_size=4, eval_batch_size=4, splits="random")
+    crops = next(iter(data.train_dataloader()))
+    assert crops["image"].shape == (4, 3, 64, 64)
+    shapes = [tuple(batch["image"].shape[1:]) for batch in data.test_dataloader()]
+    assert len(set(shapes)) == len(set(data.test_set.sizes()))
+    seen = [name for batch in data.test_dataloader() for name in batch["image_id"]]
+    assert sorted(seen) == [record.image_id for record in data.test_set.records]
+    limited = QualityDataModule("spaq", root=root, limit_test=1, validation_images=1)
+    assert (len(limited.test_set), len(limited.validation_set)) == (1, 1)
+
+
+def test_crops_that_do_not_fit_are_refused_before_any_step(tmp_path, miniatures):
+    root = miniatures.spaq(tmp_path)
+    with pytest.raises(UserError, match=r"\(the smallest of \d+ such images\) is 64x80, .* of 70; set data.crop=64"):
+        QualityDataModule("spaq", root=root, crop=70).train_dataloader()
+    with pytest.raises(UserError, match=r"have 3 sizes, a batch needs one; train on crops with data.crop=64"):
+        QualityDataModule("spaq", root=root).train_dataloader()
+    single = QualityDataModule("spaq", root=root, batch_size=1).train_dataloader()
+    assert min(next(iter(single))["image"].shape[2:]) >= 64
+
+
+def test_options_are_checked_where_they_are_given():
+    with pytest.raises(UserError, match="data set 'koniq' has no option 'variant'"):
+        QualityDataModule("koniq", variant="x")

@@ -50,8 +50,10 @@ def test_the_test_sees_every_group():
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: value)
-def test_every_option_composes_and_instantiates(composed, mini_cache, group, option):
+def test_every_option_composes_and_instantiates(composed, mini_cache, miniatures, tmp_path, group, option):
     overrides = [f"{group}={option}", f"data.cache={mini_cache}"]
+    if group == "data" and option != "mini":
+        overrides += [f"data.root={miniatures.WRITERS[option](tmp_path / 'data')}", "data.crop=64"]
     if group == "denoiser" and option != "none":
         overrides.append("defense=dms")
     if group == "denoiser" and option == "none":
@@ -74,6 +76,11 @@ def test_every_option_composes_and_instantiates(composed, mini_cache, group, opt
         assert metric.weights_source == "random (seed 0)"
     defense = build_defense(config, metric, trained=False)
     data = build(config.data)
+    if group == "data":
+        assert data.dataset_name == option
+        assert len(data.train_set) > 0
+        assert len(data.validation_set) > 0
+        assert data.train_dataloader().sampler is not None
     callbacks = build_callbacks(config, defense, data)
     module = build_module(config, defense)
     trainer = build_trainer(config, callbacks)
@@ -136,6 +143,19 @@ def test_the_hash_follows_what_decides_the_numbers(composed, change):
 )  # fmt: skip
 def test_the_hash_ignores_where_and_how_fast(composed, change):
     assert identity.config_hash(composed()) == identity.config_hash(composed(change))
+
+
+@pytest.mark.parametrize("option", ["koniq", "kadid", "spaq", "nips2017"])
+def test_where_a_data_set_lies_is_no_part_of_a_run_but_how_it_is_split_is(composed, option):
+    plain = identity.config_hash(composed(f"data={option}"))
+    assert identity.config_hash(composed(f"data={option}", "data.root=/data", "data.num_workers=7")) == plain
+    assert identity.config_hash(composed(f"data={option}", "data.split_seed=1")) != plain
+    assert identity.config_hash(composed(f"data={option}", "data.splits=other")) != plain
+
+
+def test_two_folders_are_two_runs(composed):
+    first, second = (identity.config_hash(composed("data=folder", f"data.root=/{name}")) for name in "ab")
+    assert first != second
 
 
 def test_one_sigma_and_one_num_samples_reach_every_place(composed):

@@ -115,7 +115,7 @@ def test_clean_scores_are_computed_once(tmp_path):
 
 def test_gradients_of_the_score_terms_reach_the_denoiser():
     module = make(DenoisingObjective(mse_weight=0.0, target_weight=1.0))
-    module.on_fit_start()
+    module.setup("fit")
     images = Squares()[0]["image"][None]
     scores = module.base_metric(module.denoiser(images))
     terms = module.objective.score_terms(scores, scores.detach() + 1, torch.zeros(1), module.base_metric)

@@ -143,7 +143,7 @@ class Certification(Records):
             seed=self.seed,
             stream="validate",
         )
-        mos = [float(value) for value in batch["mos"]]
+        mos = [float(value) for value in batch["mos_normalised"]]  # higher = better, whatever the native ones are
         self._validation += zip(bounds.score, bounds.certified_delta[:, 0], mos, strict=True)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from certiqa.defenses import MedianSmoothing
+from certiqa.evaluation.records import plain
 from certiqa.storage.files import write_aside
 from certiqa.training import DefenseModule
 
@@ -61,7 +62,7 @@ class Gallery(pl.Callback):
             if name not in self._chosen or name in have:
                 continue
             panels = _panels(pl_module, batch["image"][row : row + 1], name)
-            entry = {"image_id": name, "mos": float(batch["mos"][row]), "panels": []}
+            entry = {"image_id": name, "mos": plain(float(batch["mos"][row])), "panels": []}
             for label, image, score in panels:
                 file = f"gallery/{len(entries)}-{label}.png"
                 _save(self.folder / file, image)

@@ -13,7 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from certiqa.data.images import ImageDataset
-from certiqa.data.registry import load_dataset
+from certiqa.data.registry import check_options, load_dataset
 from certiqa.errors import UserError
 
 
@@ -31,6 +31,9 @@ class QualityDataModule(pl.LightningDataModule):
         num_workers: processes that read images.
         seed: of the order and crops; both are functions of (seed, epoch, image) alone.
         cache: folder for what the data set makes; None for the default.
+        root: folder of the data set's files; None for ``$CERTIQA_DATA``.
+        split_seed: of splits that are not official.
+        options: what else the data set's loader takes, see :func:`certiqa.data.load_dataset`.
     """
 
     def __init__(
@@ -46,8 +49,12 @@ class QualityDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         cache: str | Path | None = None,
+        root: str | Path | None = None,
+        split_seed: int = 0,
+        **options: Any,
     ) -> None:
         super().__init__()
+        check_options(name, options)
         if test not in ("quick", "all"):
             raise UserError(f"data.test must be quick or all, got '{test}'")
         if batch_size < 1 or eval_batch_size < 1:
@@ -62,12 +69,22 @@ class QualityDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.cache = cache
+        self.root = root
+        self.split_seed = split_seed
+        self.options = options
         self._sets: dict[str, ImageDataset] = {}
 
     def dataset(self, split: str) -> ImageDataset:
         """Return a split, loaded once."""
         if split not in self._sets:
-            self._sets[split] = load_dataset(self.dataset_name, split, cache=self.cache)
+            self._sets[split] = load_dataset(
+                self.dataset_name,
+                split,
+                root=self.root,
+                cache=self.cache,
+                split_seed=self.split_seed,
+                **self.options,
+            )
         return self._sets[split]
 
     @property
@@ -102,6 +119,7 @@ class QualityDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return batches of training crops, in an order that depends on (seed, epoch) alone."""
+        self._require_crops()
         crops = TrainingCrops(self.train_set, self.crop, self.seed)
         order = EpochOrder(len(crops), self.seed, *self._rank_and_world())
         return DataLoader(
@@ -119,6 +137,24 @@ class QualityDataModule(pl.LightningDataModule):
     def _whole_images(self, images: ImageDataset) -> DataLoader[dict[str, Any]]:
         batches = SizeBatches(images.sizes(), self.eval_batch_size, *self._rank_and_world())
         return DataLoader(images, batch_sampler=batches, num_workers=self.num_workers)
+
+    def _require_crops(self) -> None:
+        """Raise UserError before any step where an image is smaller than the training crops.
+
+        Without crops the images of a batch must share a size.
+        """
+        sizes = self.train_set.sizes()
+        if self.crop is None:
+            if len(set(sizes)) > 1 and self.batch_size > 1:
+                raise UserError(
+                    f"the training images of '{self.dataset_name}' have {len(set(sizes))} sizes, a batch needs one; "
+                    f"train on crops with data.crop={min(map(min, sizes))} or less, or with data.batch_size=1"
+                )
+            return
+        small = [row for row, size in enumerate(sizes) if min(size) < self.crop]
+        if small:
+            row = min(small, key=lambda row: min(sizes[row]))
+            raise too_small(self.train_set.records[row].image_id, sizes[row], self.crop, len(small))
 
     def _rank_and_world(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
@@ -190,15 +226,21 @@ class TrainingCrops(Dataset[dict[str, Any]]):
         if self.crop is not None:
             height, width = item["image"].shape[-2:]
             if min(height, width) < self.crop:
-                raise UserError(
-                    f"image '{item['image_id']}' is {height}x{width}, smaller than the training crop of {self.crop}; "
-                    f"set data.crop={min(height, width)} or less"
-                )
+                raise too_small(item["image_id"], (height, width), self.crop)
             generator = np.random.default_rng([self.seed, epoch, index])
             top = int(generator.integers(height - self.crop + 1))
             left = int(generator.integers(width - self.crop + 1))
             item["image"] = item["image"][:, top : top + self.crop, left : left + self.crop].contiguous()
         return item
+
+
+def too_small(image_id: str, size: tuple[int, int], crop: int, number: int = 1) -> UserError:
+    """Return the error of ``number`` images smaller than the crop, this one the smallest."""
+    others = f" (the smallest of {number} such images)" if number > 1 else ""
+    return UserError(
+        f"image '{image_id}'{others} is {size[0]}x{size[1]}, smaller than the training crop of {crop}; "
+        f"set data.crop={min(size)} or less"
+    )
 
 
 def collect_images(dataset: ImageDataset, ids: Sequence[str]) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,10 +41,12 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     Args:
         records: what it holds; ids must be unique.
-        mos_range: scale of the opinion scores in native units.
+        mos_range: scale of the opinion scores in native units; None where there are no scores.
         name: what tables call it.
         fingerprint: changes when an image or a label does.
-        mos_kind: "MOS" or "pseudo-MOS", said wherever correlations are shown.
+        mos_kind: "MOS" or "pseudo-MOS", said wherever correlations are shown; "none" where there are no scores.
+        mos_lower_better: native scores are better the lower they are, as a DMOS is; normalised ones never are.
+        notes: what whoever reads results on it must know, one sentence each.
 
     Raises:
         UserError: for a duplicate id or an opinion score outside its scale.
@@ -53,19 +56,23 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self,
         records: Sequence[ImageRecord],
         *,
-        mos_range: tuple[float, float],
+        mos_range: tuple[float, float] | None,
         name: str,
         fingerprint: str,
         mos_kind: str = "MOS",
+        mos_lower_better: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
         self.records = list(records)
         self.mos_range = mos_range
         self.name = name
         self.fingerprint = fingerprint
         self.mos_kind = mos_kind
+        self.mos_lower_better = mos_lower_better
+        self.notes = tuple(notes)
         self._sizes: list[tuple[int, int]] | None = None
         seen: set[str] = set()
-        low, high = mos_range
+        low, high = mos_range or (-math.inf, math.inf)
         for record in self.records:
             if record.image_id in seen:
                 raise UserError(f"image id '{record.image_id}' occurs twice in data set '{name}'; ids key the noise")
@@ -80,16 +87,28 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
-        low, high = self.mos_range
-        mos = float("nan") if record.mos is None else record.mos
+        mos = math.nan if record.mos is None else record.mos
         return {
             "image": to_tensor(read_image(record.path)),
             "mos": mos,
-            "mos_normalised": (mos - low) / (high - low),
+            "mos_normalised": self.normalised(mos),
             "image_id": record.image_id,
             "reference_id": record.reference_id or "",
             "path": str(record.path),
         }
+
+    def normalised(self, mos: float) -> float:
+        """Return an opinion score in [0, 1], higher = better; NaN where there is no scale."""
+        if self.mos_range is None:
+            return math.nan
+        low, high = self.mos_range
+        share = (mos - low) / (high - low)
+        return 1 - share if self.mos_lower_better else share
+
+    @property
+    def has_opinions(self) -> bool:
+        """Whether every image has an opinion score."""
+        return all(record.mos is not None for record in self.records)
 
     def sizes(self) -> list[tuple[int, int]]:
         """Return (height, width) of every image, from the files' headers; read once."""
@@ -106,6 +125,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
             name=self.name,
             fingerprint=self.fingerprint,
             mos_kind=self.mos_kind,
+            mos_lower_better=self.mos_lower_better,
+            notes=self.notes,
         )
 
 

@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from certiqa.data.folder import load_folder
 from certiqa.data.images import ImageDataset
+from certiqa.data.kadid import load_kadid
+from certiqa.data.koniq import load_koniq
 from certiqa.data.mini import load_mini
+from certiqa.data.nips2017 import load_nips2017
+from certiqa.data.spaq import load_spaq
 from certiqa.errors import UserError, suggest
 
-DATASETS: dict[str, Callable[..., ImageDataset]] = {"mini": load_mini}
+DATASETS: dict[str, Callable[..., ImageDataset]] = {
+    "mini": load_mini,
+    "koniq": load_koniq,
+    "kadid": load_kadid,
+    "spaq": load_spaq,
+    "nips2017": load_nips2017,
+    "folder": load_folder,
+}
 
 
-def load_dataset(name: str, split: str = "test", *, cache: str | Path | None = None) -> ImageDataset:
-    """Load a split of a data set by name, e.g. ``load_dataset("mini", "test")``.
+def load_dataset(
+    name: str,
+    split: str = "test",
+    *,
+    root: str | Path | None = None,
+    cache: str | Path | None = None,
+    split_seed: int = 0,
+    **options: Any,
+) -> ImageDataset:
+    """Load a split of a data set by name, e.g. ``load_dataset("koniq", "test", root="/data/koniq10k")``.
 
     Args:
         name: one of ``DATASETS``.
         split: "train", "validation", "test", or another the data set has.
+        root: its folder, or the one above; None for ``$CERTIQA_DATA``.
         cache: folder for what is made or prepared; None for ``$CERTIQA_CACHE`` or the platform's.
+        split_seed: of splits that are not official.
+        options: what else the data set's loader takes, e.g. ``size="1024x768"`` of koniq.
+
+    Raises:
+        UserError: for a name, split or option there is not, and for whatever is missing or wrong on disk.
     """
+    check_options(name, options)
+    if name == "mini":
+        return load_mini(split, cache=cache)  # embedded, and split once and for all
+    return DATASETS[name](split, root=root, cache=cache, split_seed=split_seed, **options)
+
+
+def check_options(name: str, options: dict[str, Any]) -> None:
+    """Raise UserError for a data set or an option that there is not."""
     if name not in DATASETS:
         raise UserError(f"no data set '{name}'; there are: {', '.join(DATASETS)}.{suggest(name, DATASETS)}")
-    return DATASETS[name](split, cache=cache)
+    shared = {"split", "root", "cache", "split_seed"}
+    known = [key for key in inspect.signature(DATASETS[name]).parameters if key not in shared]
+    for key in options:
+        if key not in known:
+            raise UserError(
+                f"data set '{name}' has no option '{key}'; it has: {', '.join(known) or 'none'}.{suggest(key, known)}"
+            )

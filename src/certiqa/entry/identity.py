@@ -22,6 +22,7 @@ NOT_SEMANTIC = (
     "callbacks.progress",
     "data.num_workers",
     "data.cache",
+    "data.root",
     "data.eval_batch_size",
     "defense.batch_size",
     "defense.workers",
@@ -46,6 +47,8 @@ def semantic_config(config: DictConfig) -> dict[str, Any]:
     chosen = OmegaConf.to_container(copy, resolve=True)
     assert isinstance(chosen, dict)
     for dotted in NOT_SEMANTIC:
+        if dotted == "data.root" and chosen["data"].get("name") == "folder":
+            continue  # elsewhere it says where a data set is, here which one
         *parents, leaf = dotted.split(".")
         section: Any = chosen
         for parent in parents:

@@ -71,6 +71,9 @@ def run(config: DictConfig) -> None:
     data: QualityDataModule = build(config.data)
     facts = describe(config, defense, data)
     callbacks = build_callbacks(config, defense, data)
+    if first_rank:
+        for note in facts["data_notes"]:
+            console.print(note, style="yellow")
     recorder = next(callback for callback in callbacks if isinstance(callback, Records))
     recorder.identity = flat_identity(config)
     module = build_module(config, defense)
@@ -84,6 +87,10 @@ def run(config: DictConfig) -> None:
     try:
         if module.objective is not None:
             train(trainer, module, data, folder)
+            if first_rank:
+                added = [note for note in data.train_set.notes if note not in facts["data_notes"]]
+                facts["data_notes"] += added
+                console.print("\n".join(added), style="yellow", end="\n" if added else "")
             facts["seconds_training"] = round(time.monotonic() - started, 1)
         trainer.test(module, data, verbose=False)
         status = "finished"
@@ -160,7 +167,8 @@ def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule
         "objective": config.objective.get("name") if config.objective else None,
         "data": data.dataset_name,
         "mos_kind": data.test_set.mos_kind,
-        "mos_range": list(data.test_set.mos_range),
+        "mos_range": None if data.test_set.mos_range is None else list(data.test_set.mos_range),
+        "mos_lower_better": data.test_set.mos_lower_better,
         "sigma": smooth.sigma if smooth else None,
         "num_samples": smooth.num_samples if smooth else None,
         "confidence": config.certification.confidence if smooth else None,
@@ -168,6 +176,7 @@ def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule
         "seed": config.seed,
         "precision": str(config.trainer.get("precision")),
         "config_hash": config_hash(config),
+        "data_notes": list(data.test_set.notes),
         "data_fingerprint": data.test_set.fingerprint,
         "weights_fingerprint": fingerprint(metric),
         "versions": {
@@ -187,7 +196,8 @@ def finish(
     recorder = next(callback for callback in callbacks if isinstance(callback, Records))
     table = RecordStore(folder).compile()
     radius = recorder.radius if isinstance(recorder, Certification) else None
-    summary = facts | summarise(table, defense, radius, mos_range=tuple(facts["mos_range"]))
+    scale = tuple(facts["mos_range"]) if facts["mos_range"] else None
+    summary = facts | summarise(table, defense, radius, mos_range=scale, mos_lower_better=facts["mos_lower_better"])
     summary["images_per_second"] = summary["num_images"] / facts["seconds"] if facts["seconds"] else None
     summary["batch_sizes"] = defense.batch_sizes_used if isinstance(defense, MedianSmoothing) else []
     summary["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"

@@ -20,10 +20,16 @@ from certiqa.metrics import QualityMetric
 from certiqa.storage.files import write_aside
 
 Number = float | int | None
+CORRELATIONS = ("srocc", "plcc", "krocc", "plcc_logistic")
 
 
 def summarise(
-    table: pd.DataFrame, metric: QualityMetric, primary_radius: float | None, *, mos_range: Range | None = None
+    table: pd.DataFrame,
+    metric: QualityMetric,
+    primary_radius: float | None,
+    *,
+    mos_range: Range | None = None,
+    mos_lower_better: bool = False,
 ) -> dict[str, Any]:
     """Summarise the unattacked records of one run.
 
@@ -36,6 +42,8 @@ def summarise(
         metric: the defended metric; gives the range, the direction and hard bounds.
         primary_radius: the radius whose figures carry no suffix; None without certificates.
         mos_range: scale (low, high) of the data set's opinion scores; without it the errors are null.
+        mos_lower_better: opinion scores where lower is better, as a DMOS; they count mirrored within their scale, so
+            that 1 is perfect agreement and errors stay what they are.
 
     Returns:
         flat lower-case keys. Certified figures stand once without suffix, at ``primary_radius``, and once per
@@ -51,15 +59,18 @@ def summarise(
         summary["first_failure"] = table[table["failure"].notna()]["failure"].iloc[0]
     if images.empty:
         return summary
+    images = images.assign(mos=_mirrored(images["mos"], mos_range, mos_lower_better))
+    clean = clean.assign(mos=_mirrored(clean["mos"], mos_range, mos_lower_better))
     summary["num_forward"] = int(images["num_samples"].fillna(1).sum())
     sign = metric.quality_sign
     mos = images["mos"].to_numpy(float)
     score = sign * images["score"].to_numpy(float)
     undefended = sign * images["score_clean"].to_numpy(float)
+    summary |= dict.fromkeys(f"{name}{ending}" for ending in ("", "_undefended") for name in CORRELATIONS)
     if not np.isnan(mos).any():
         mapped = score_to_mos(metric, mos_range)
         for ending, values in (("", score), ("_undefended", undefended)):
-            for name in ("srocc", "plcc", "krocc", "plcc_logistic"):
+            for name in CORRELATIONS:
                 summary[f"{name}{ending}"] = getattr(measures, name)(values, mos)
             summary[f"rmse{ending}"] = None if mapped is None else measures.rmse(mapped(sign * values), mos)
         summary["tau_srocc"] = summary["srocc_undefended"] - summary["srocc"]
@@ -73,6 +84,14 @@ def summarise(
             summary["certified_radius"] = float(str(radius))
         summary |= {f"{key}_r{radius:g}": value for key, value in figures.items()}
     return {key: _finite(value) for key, value in summary.items()}
+
+
+def _mirrored(mos: pd.Series, mos_range: Range | None, lower_better: bool) -> pd.Series:
+    """Return opinion scores with higher = better, in their own units."""
+    if not lower_better:
+        return mos
+    low, high = mos_range or (0.0, 0.0)
+    return low + high - mos.astype(float)
 
 
 def certified_figures(

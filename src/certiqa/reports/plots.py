@@ -113,7 +113,9 @@ def score_plots(images: pd.DataFrame, summary: dict[str, Any], radius: float | N
         elif key == "undefended":
             caption += " No bars: nothing is proven about the undefended metric."
         axes.scatter(mos, score, s=8, color=color, linewidths=0, rasterized=raster)
-        axes.set_xlabel(mos_label)
+        axes.set_xlabel(f"{mos_label} (lower is better)" if summary.get("mos_lower_better") else mos_label)
+        if summary.get("mos_lower_better"):
+            axes.invert_xaxis()
         axes.set_ylabel(f"{key} score (lower is better)" if turned else f"{key} score")
         if (value := value_of(summary, measure)) is not None:
             axes.text(0.03, 0.97, f"SROCC {decimal(value)}", transform=axes.transAxes, ha="left", va="top")

@@ -182,7 +182,10 @@ def error_note(summary: Summary) -> str | None:
 def measure_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
     """Return (measure, undefended, defended, change) for every measure of the run; one that is null shows dashes."""
     rows = []
+    unrated = summary.get("mos_kind") == "none"
     for name, key in MEASURES:
+        if unrated and key != "score_sd":
+            continue
         if key not in summary and f"{key}_undefended" not in summary:
             continue
         before, after = value_of(summary, f"{key}_undefended"), value_of(summary, key)
@@ -297,6 +300,10 @@ def _caption(summary: Summary, certified: bool) -> list[str]:
         sentences.append(f"{count(failed)} images could not be scored and are left out")
     if summary.get("lower_better"):
         sentences.append("Lower scores are better: correlations are of the negated scores")
+    if summary.get("mos_lower_better"):
+        sentences.append("Lower opinion scores are better: they count mirrored within their scale")
+    if summary.get("mos_kind") == "none":
+        sentences.append("The images have no opinion scores, so there are no correlations")
     if not certified:
         sentences.append("No certificates in this run")
     if summary.get("status") not in (None, "finished"):

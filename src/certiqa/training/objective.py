@@ -79,6 +79,14 @@ class DenoisingObjective:
                 "give it score_range=(low, high), or train with defense=dms (objective=mse)"
             )
 
+    def check_opinions(self, everywhere: bool) -> None:
+        """Raise UserError if a term needs opinion scores, and not every training image has one."""
+        if self.ranking_weight > 0 and not everywhere:
+            raise UserError(
+                f"objective={self.name} ranks images by opinion scores, but some training images have none; "
+                "train with defense=dms (objective=mse) or objective.ranking_weight=0"
+            )
+
     def score_terms(
         self, scores: Tensor, clean_scores: Tensor, opinions: Tensor, metric: QualityMetric
     ) -> dict[str, Tensor]:
@@ -93,11 +101,7 @@ class DenoisingObjective:
         quality, clean = normalise(scores, metric), normalise(clean_scores, metric)
         terms = {}
         if self.ranking_weight > 0:
-            if opinions.isnan().any():
-                raise UserError(
-                    f"objective={self.name} ranks images by opinion scores, but some training images have none; "
-                    "train with defense=dms (objective=mse) or objective.ranking_weight=0"
-                )
+            self.check_opinions(not bool(opinions.isnan().any()))
             terms["ranking"] = ranking_hinge(quality, opinions, self.ranking_margin, self.ranking_gap)
         if self.target_weight > 0:
             terms["target"] = (quality - clean).abs().mean()

@@ -1,0 +1,76 @@
+"""SPAQ: 11,125 photographs taken with smartphones (Fang et al., CVPR 2020), MOS on 0-100, no official split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from certiqa.data.images import ImageDataset
+from certiqa.data.roots import Layout, Listing, child, find_root, list_images, require_folder, tables_in
+from certiqa.data.scored import ScoreTable, meta_path, records_of, require_scale, score_table
+from certiqa.data.splits import dataset_of
+from certiqa.data.tables import IMAGE_COLUMNS, MOS_COLUMNS, find_column, read_table
+from certiqa.errors import UserError
+
+TABLE = "MOS and Image attribute scores.xlsx"
+LAYOUT = Layout(
+    name="spaq",
+    title="SPAQ",
+    spellings=("SPAQ", "spaq_dataset"),
+    parts=("TestImage", "Annotations"),
+    tree=f"""
+SPAQ/
+  Annotations/
+    {TABLE}     Image name, MOS, Brightness, ...; or a csv of these columns
+  TestImage/                                11,125 .jpg
+""",
+    size=11_125,
+)
+
+
+def load_spaq(
+    split: str = "test",
+    *,
+    root: str | Path | None = None,
+    cache: str | Path | None = None,
+    split_seed: int = 0,
+    splits: str = "random",
+    meta: str | Path | None = None,
+    listing: Listing = list_images,
+) -> ImageDataset:
+    """Return a split of SPAQ, seeded 80/10/10: 8,901 / 1,112 / 1,112 images.
+
+    Args:
+        split: "train", "validation", "test", or "quick" and "quick_validation" of at most 125 images.
+        root: its folder, or the one above; None for ``$CERTIQA_DATA``.
+        cache: not used.
+        split_seed: another one is another split.
+        splits: "random", or a column of the table.
+        meta: another table to read, e.g. pyiqa's.
+        listing: lists the images of a folder.
+
+    Raises:
+        UserError: what is missing or wrong on disk, and what to do.
+    """
+    base = find_root(LAYOUT, root)
+    table = score_table(meta_path(meta, base), MOS_COLUMNS) if meta else find_table(base)
+    require_scale(
+        table.scores or [],
+        {"0-100": lambda low, high: low >= 0 and 10 < high <= 100},
+        f"'{table.path}'",
+        "fetch the annotations again, or use data=folder for other scores",
+    )
+    folder = require_folder(LAYOUT, base, ["TestImage"])
+    sizes = listing(folder)
+    records, parts = records_of(table, folder, sizes, layout=LAYOUT, splits=splits, split_seed=split_seed)
+    return dataset_of(split, parts, records, sizes, name="spaq", mos_range=(0.0, 100.0), layout=LAYOUT)
+
+
+def find_table(root: Path) -> ScoreTable:
+    """Return the table with image names and MOS: by its official name, else by what it holds."""
+    annotations = child(root, "Annotations") or root
+    official = child(annotations, TABLE)
+    for path in [official] if official else [*tables_in(annotations), *tables_in(root)]:
+        cells = read_table(path)
+        if find_column(cells, IMAGE_COLUMNS) and find_column(cells, ["MOS"]):
+            return score_table(path, ["MOS"])
+    raise UserError(f"SPAQ in '{root}' has no table with columns Image name and MOS. {LAYOUT.advice()}")
