@@ -118,7 +118,9 @@ def test_fetch_downloads_checks_and_says_what_only_a_person_can_get(cache, serve
 def test_without_a_network_the_message_says_where_to_put_the_file(cache, server, monkeypatch):
     address, _ = server
     file = dataclasses.replace(files_of("dbcnn")[0], url=f"{address}/nothing")
-    with pytest.raises(UserError, match=rf"'dbcnn' needs .*put the file at '{cache}/DBCNN_KonIQ10k-2de81c0a.pth'"):
+    with pytest.raises(
+        UserError, match=r"'dbcnn' needs 'DBCNN_KonIQ10k-2de81c0a.pth' \(61 MB\): .*metric.weights=path"
+    ):
         file.locate()
 
 

@@ -73,7 +73,9 @@ def print_list() -> None:
 
     from certiqa.metrics.sources import WEIGHT_FILES
 
-    table = Table(*COLUMNS, "here", title="Weights of published metrics (mini ships its own)")
+    table = Table(title="Weights of published metrics (mini ships its own)", show_lines=True)
+    for column in (*COLUMNS, "here"):
+        table.add_column(column, overflow="fold")
     for file in WEIGHT_FILES:
         found = file.present()
         table.add_row(*row(file), str(found) if found else "no")

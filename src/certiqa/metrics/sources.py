@@ -70,8 +70,8 @@ class WeightFile:
             return fetch(self.url, self.path, sha256=self.sha256)
         except UserError as error:
             raise UserError(
-                f"metric '{self.metric}' needs '{self.filename}' ({self.megabytes:g} MB): {error}. Without a network, "
-                f"put the file at '{self.path}' or give metric.weights=path (metric.weights=random for a smoke run)"
+                f"metric '{self.metric}' needs '{self.filename}' ({self.megabytes:g} MB): {error}. Or give "
+                "metric.weights=path (metric.weights=random for a smoke run)"
             ) from error
 
 
