@@ -3,6 +3,7 @@
 from certiqa.attacks.base import Attack, AttackResult
 from certiqa.attacks.gradient import AMIFGSM, FGSM, IFGSM, MIFGSM, PGDL2, GradientAttack, PGDLinf
 from certiqa.attacks.registry import ATTACKS, load_attack
+from certiqa.attacks.suite import Noise, Suite, members
 from certiqa.attacks.target import Target
 
 __all__ = [
@@ -15,7 +16,10 @@ __all__ = [
     "Attack",
     "AttackResult",
     "GradientAttack",
+    "Noise",
     "PGDLinf",
+    "Suite",
     "Target",
     "load_attack",
+    "members",
 ]

@@ -7,9 +7,12 @@ from typing import Any
 
 from certiqa.attacks.base import Attack
 from certiqa.attacks.gradient import AMIFGSM, FGSM, IFGSM, MIFGSM, PGDL2, PGDLinf
+from certiqa.attacks.suite import Noise
 from certiqa.errors import UserError, suggest
 
-ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (FGSM, IFGSM, MIFGSM, AMIFGSM, PGDLinf, PGDL2)}
+ATTACKS: dict[str, type[Attack]] = {
+    attack.name: attack for attack in (FGSM, IFGSM, MIFGSM, AMIFGSM, PGDLinf, PGDL2, Noise)
+}
 
 
 def load_attack(name: str, **options: Any) -> Attack:
