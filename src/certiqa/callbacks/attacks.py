@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import math
 import re
@@ -12,15 +13,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from PIL import Image
 from torch import Tensor
 
 from certiqa.attacks import Attack, AttackResult
 from certiqa.attacks.suite import members, noise_like
+from certiqa.callbacks.gallery import save_picture
 from certiqa.callbacks.records import Records
 from certiqa.errors import UserError
 from certiqa.evaluation.distances import image_distances
 from certiqa.evaluation.records import plain
+from certiqa.storage.files import write_aside
 from certiqa.training import DefenseModule
 
 log = logging.getLogger(__name__)
@@ -128,6 +130,7 @@ class Attacks(pl.Callback):
         }
         scores = {key: module.defense(batch, image_ids=ids) for key, batch in pictures.items()}
         scores["score_attacked_undefended"] = module.base_metric(result.images)
+        self.show(module, images, result, facts)
         rows = []
         for place, image_id in enumerate(ids):
             row: dict[str, Any] = {key: plain(float(values[place])) for key, values in scores.items()}
@@ -145,14 +148,34 @@ class Attacks(pl.Callback):
             rows.append(row)
         return rows
 
+    def show(self, module: DefenseModule, images: Tensor, result: AttackResult, facts: list[dict[str, Any]]) -> None:
+        """Add attacked pictures and ten times their difference to the report's gallery, where it shows the image."""
+        path = self.folder / "gallery.json"
+        entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        places = {row["image_id"]: place for place, row in enumerate(facts)}
+        for number, entry in enumerate(entries):
+            place = places.get(entry["image_id"])
+            if place is None:
+                continue
+            label, attacked = facts[place]["attack"], result.images[place]
+            if any(panel["label"] == label for panel in entry["panels"]):
+                continue
+            difference = (0.5 + 10 * (attacked - images[place])).clamp(0, 1)
+            score = float(module.base_metric(attacked[None])[0])
+            for name, picture, value in ((label, attacked, score), (f"{label}, x10", difference, None)):
+                file = f"gallery/{number}-{file_name(name)}.png"
+                save_picture(self.folder / file, picture)
+                entry["panels"].append({"label": name, "file": file, "score": value})
+        if entries:
+            with write_aside(path) as partial:
+                partial.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+
     def save(self, image: Tensor, label: str, image_id: str) -> str:
         """Write one attacked image as PNG and its line of the manifest; returns its path in the run's folder."""
         name = re.sub(r"[^\w.-]+", "_", image_id).removesuffix(".png")
-        path = self.folder / "attacked" / re.sub(r"\W+", "_", label).strip("_") / f"{name}.png"
+        path = self.folder / "attacked" / file_name(label) / f"{name}.png"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = (image.permute(1, 2, 0) * 255).round().byte().cpu().numpy()
-            Image.fromarray(pixels).save(path)
+            save_picture(path, image)
             manifest = self.folder / "attacked" / "manifest.csv"
             new = not manifest.exists()
             with open(manifest, "a", newline="", encoding="utf-8") as file:
@@ -163,3 +186,8 @@ class Attacks(pl.Callback):
         except OSError as error:
             raise UserError(f"cannot write '{path}': {error}; free space, or attack.save_images=false") from error
         return str(path.relative_to(self.folder))
+
+
+def file_name(label: str) -> str:
+    """Return a label as part of a file's name: ``ifgsm (transfer)`` -> ``ifgsm_transfer``."""
+    return re.sub(r"\W+", "_", label).strip("_")

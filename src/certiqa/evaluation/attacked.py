@@ -22,6 +22,11 @@ from certiqa.evaluation.robustness import (
 )
 from certiqa.metrics import QualityMetric
 
+MEASURED = (
+    *("score_unrounded", "score_noise", "score_attacked_undefended"),
+    *("forward_calls", "gradient_calls", "seconds"),
+)
+"""Columns that only attacked images have."""
 WORST = "worst"
 """The suffix of each image's worst case over all attacks of a run."""
 
@@ -37,7 +42,8 @@ def summarise_attacks(table: pd.DataFrame, metric: QualityMetric) -> dict[str, A
         flat keys ``attack_<figure>_<attack>``, ``attacks`` (their names) and ``attack_warnings``.
     """
     attacked = table[table["attack"] != NO_ATTACK]
-    if attacked.empty:
+    attacked = attacked.reindex(columns=[*table.columns, *(name for name in MEASURED if name not in table.columns)])
+    if attacked["score_attacked"].isna().all():
         return {}
     names = sorted(attacked["attack"].unique())
     summary: dict[str, Any] = {"attacks": names, "attack_warnings": []}
