@@ -51,13 +51,14 @@ class Suite(Attack):
 
     Args:
         attacks: name -> attack.
+        eps: what the members' budgets were made from; kept for the reader.
     """
 
     name = "suite"
     norm = "none"
 
-    def __init__(self, attacks: Mapping[str, Attack]) -> None:
-        super().__init__()
+    def __init__(self, attacks: Mapping[str, Attack], eps: float | None = None) -> None:
+        super().__init__(eps)
         if not attacks:
             raise UserError("a suite needs at least one attack; give attack.attacks")
         self.attacks = dict(attacks)

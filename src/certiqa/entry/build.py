@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from certiqa.callbacks import Certification
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing
 from certiqa.denoisers import shipped_denoisers
+from certiqa.entry.identity import fraction
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric, as_metric, require_metric
 from certiqa.training import DefenseModule
@@ -104,11 +106,18 @@ def build_attack(config: DictConfig) -> Attack | None:
     """Build the attack, None for ``attack=none``; how it is run (direction, aim) belongs to its callback."""
     if not config.attack.get("_target_"):
         return None
-    options = {key: config.attack._get_node(key) for key in config.attack if key not in RUN_OF_ATTACK}
-    attack = build(OmegaConf.create(options, parent=config))
+    content = OmegaConf.to_container(config.attack, resolve=True)
+    assert isinstance(content, dict)
+    options = {key: number(value) for key, value in content.items() if key not in RUN_OF_ATTACK}
+    attack = build(OmegaConf.create(options))
     if not isinstance(attack, Attack):
         raise UserError(f"attack must be a certiqa.attacks.Attack, got {type(attack).__name__}")
     return attack
+
+
+def number(value: Any) -> Any:
+    """Return a budget written as ``8/255`` as a number, anything else as it is."""
+    return fraction(value) if isinstance(value, str) and re.fullmatch(r"[\d.eE+*/ -]+", value) else value
 
 
 def build_callbacks(config: DictConfig, defense: QualityMetric, data: QualityDataModule) -> list[pl.Callback]:
