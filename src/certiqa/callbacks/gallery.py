@@ -65,7 +65,7 @@ class Gallery(pl.Callback):
             entry = {"image_id": name, "mos": plain(float(batch["mos"][row])), "panels": []}
             for label, image, score in panels:
                 file = f"gallery/{len(entries)}-{label}.png"
-                _save(self.folder / file, image)
+                save_picture(self.folder / file, image[0])
                 entry["panels"].append({"label": label, "file": file, "score": score})
             entry["score_clean"] = panels[0][2]
             entries.append(entry)
@@ -87,7 +87,8 @@ def _panels(module: DefenseModule, image: Tensor, name: str) -> list[tuple[str, 
     return [(label, picture, float(module.base_metric(picture)[0])) for label, picture in images]
 
 
-def _save(path: Path, image: Tensor) -> None:
+def save_picture(path: Path, image: Tensor) -> None:
+    """Write an image ``(3, H, W)`` in [0, 1] as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = (image[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+    pixels = (image.permute(1, 2, 0) * 255).round().byte().cpu().numpy()
     Image.fromarray(pixels).save(path)

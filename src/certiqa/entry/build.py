@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
+from certiqa.attacks import Attack
 from certiqa.callbacks import Certification
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing
 from certiqa.denoisers import shipped_denoisers
+from certiqa.entry.identity import fraction
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric, as_metric, require_metric
 from certiqa.training import DefenseModule
+
+RUN_OF_ATTACK = ("direction", "aim", "save_images")
 
 
 def build(node: DictConfig | None, **more: Any) -> Any:
@@ -97,13 +102,38 @@ def build_module(config: DictConfig, defense: QualityMetric) -> DefenseModule:
     )
 
 
+def build_attack(config: DictConfig) -> Attack | None:
+    """Build the attack, None for ``attack=none``; how it is run (direction, aim) belongs to its callback."""
+    if not config.attack.get("_target_"):
+        return None
+    content = OmegaConf.to_container(config.attack, resolve=True)
+    assert isinstance(content, dict)
+    options = {key: number(value) for key, value in content.items() if key not in RUN_OF_ATTACK}
+    attack = build(OmegaConf.create(options))
+    if not isinstance(attack, Attack):
+        raise UserError(f"attack must be a certiqa.attacks.Attack, got {type(attack).__name__}")
+    return attack
+
+
+def number(value: Any) -> Any:
+    """Return a budget written as ``8/255`` as a number, anything else as it is."""
+    return fraction(value) if isinstance(value, str) and re.fullmatch(r"[\d.eE+*/ -]+", value) else value
+
+
 def build_callbacks(config: DictConfig, defense: QualityMetric, data: QualityDataModule) -> list[pl.Callback]:
     """Build the callbacks; certification where the defense has a certificate, else plain records.
 
     A certificate that n draws cannot give is refused here, before any work.
     """
-    unused = "records" if isinstance(defense, MedianSmoothing) else "certification"
-    callbacks = [build(node) for name, node in config.callbacks.items() if name != unused and node]
+    unused = {"records" if isinstance(defense, MedianSmoothing) else "certification"}
+    attack = build_attack(config)
+    if attack is None:
+        unused.add("attacks")
+    callbacks = [
+        build(node, **({"attack": attack} if name == "attacks" else {}))
+        for name, node in config.callbacks.items()
+        if name not in unused and node
+    ]
     for callback in callbacks:
         if isinstance(callback, Certification):
             callback.check(defense, data.test_set.sizes())

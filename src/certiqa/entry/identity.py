@@ -20,6 +20,8 @@ NOT_SEMANTIC = (
     "logger",
     "paths",
     "callbacks.progress",
+    "callbacks.attacks",
+    "attack.save_images",
     "data.num_workers",
     "data.cache",
     "data.root",
@@ -106,12 +108,23 @@ def register_resolvers() -> None:
     """Register ``${run_hash:}``, ``${metric_label:}`` and ``${fraction:8/255}`` for OmegaConf."""
     OmegaConf.register_new_resolver("run_hash", lambda *, _root_: config_hash(_root_), replace=True)
     OmegaConf.register_new_resolver("metric_label", lambda *, _root_: metric_label(_root_), replace=True)
+    OmegaConf.register_new_resolver("attack_label", lambda *, _root_: attack_label(_root_), replace=True)
     OmegaConf.register_new_resolver("fraction", fraction, replace=True)
+
+
+def attack_label(config: DictConfig) -> str:
+    """Return what a run's folder says of its attack: ``-ifgsm``, nothing without one."""
+    target = config.attack.get("_target_")
+    return f"-{snake_case(str(target).rpartition('.')[2])}" if target else ""
+
+
+def snake_case(name: str) -> str:
+    """Return a class's name as options are written: ``ClipiqaPlus`` -> ``clipiqa_plus``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def metric_label(config: DictConfig) -> str:
     """Return a metric's name for folders, from its class: ``certiqa.metrics.ClipiqaPlusMetric`` -> ``clipiqa_plus``."""
     if config.metric.get("metric_name"):
         return str(config.metric.metric_name)
-    label = str(config.metric._target_).rpartition(".")[2].removesuffix("Metric")
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", label).lower()
+    return snake_case(str(config.metric._target_).rpartition(".")[2].removesuffix("Metric"))

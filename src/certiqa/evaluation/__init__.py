@@ -1,5 +1,6 @@
 """Measures (correlation, error, certified figures) and per-image records."""
 
+from certiqa.evaluation.distances import image_distances
 from certiqa.evaluation.measures import (
     bootstrap_interval,
     fit_logistic4,
@@ -11,20 +12,39 @@ from certiqa.evaluation.measures import (
     srocc,
 )
 from certiqa.evaluation.records import RecordStore, read_records
+from certiqa.evaluation.robustness import (
+    absolute_gain,
+    fitted_range,
+    mean_absolute_change,
+    neutralised,
+    relative_gain,
+    relative_gain_of_range,
+    robustness_score,
+    score_distance,
+)
 from certiqa.evaluation.scale import score_to_mos
 from certiqa.evaluation.summary import read_summary, summarise, write_summary
 
 __all__ = [
     "RecordStore",
+    "absolute_gain",
     "bootstrap_interval",
     "fit_logistic4",
+    "fitted_range",
+    "image_distances",
     "krocc",
     "logistic4",
+    "mean_absolute_change",
+    "neutralised",
     "plcc",
     "plcc_logistic",
     "read_records",
     "read_summary",
+    "relative_gain",
+    "relative_gain_of_range",
     "rmse",
+    "robustness_score",
+    "score_distance",
     "score_to_mos",
     "srocc",
     "summarise",

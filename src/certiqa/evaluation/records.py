@@ -91,6 +91,10 @@ class RecordStore:
     def __contains__(self, image_id: str) -> bool:
         return (image_id, NO_ATTACK) in self._done
 
+    def has(self, image_id: str, attack: str) -> bool:
+        """Return whether this image is recorded under this attack."""
+        return (image_id, attack) in self._done
+
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append the rows of one finished image durably; raises UserError where the disk refuses."""
         rows = [{"attack": NO_ATTACK, **row} for row in rows]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from certiqa.certification import certified_krocc, certified_mse, certified_plcc, certified_srocc
 from certiqa.evaluation import measures
+from certiqa.evaluation.attacked import summarise_attacks
 from certiqa.evaluation.records import NO_ATTACK
 from certiqa.evaluation.scale import Range, score_to_mos
 from certiqa.metrics import QualityMetric
@@ -83,6 +84,7 @@ def summarise(
             summary |= figures
             summary["certified_radius"] = float(str(radius))
         summary |= {f"{key}_r{radius:g}": value for key, value in figures.items()}
+    summary |= summarise_attacks(table, metric)
     return {key: _finite(value) for key, value in summary.items()}
 
 

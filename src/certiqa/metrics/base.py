@@ -58,6 +58,30 @@ class QualityMetric(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward(images, *, image_ids, generator)")
 
+    def expected_scores(
+        self, images: Tensor, draws: int, *, image_ids: Sequence[str] | None = None, seed: int = 0
+    ) -> Tensor:
+        """Return the mean score ``(N,)`` over ``draws`` evaluations with fresh randomness, differentiable.
+
+        What an attack follows (expectation over transformation, Athalye et al., ICML 2018). A metric that is not
+        random is scored once.
+
+        Args:
+            images: ``(N, 3, H, W)``.
+            draws: evaluations.
+            image_ids: names that key the randomness.
+            seed: of the evaluations; draws of other seeds are independent.
+        """
+        if not self.is_random:
+            return self(images, image_ids=image_ids)
+        ids = [""] * len(images) if image_ids is None else image_ids
+        scores = [self(images, image_ids=[f"attack|{seed}|{draw}|{name}" for name in ids]) for draw in range(draws)]
+        return torch.stack(scores).mean(dim=0)
+
+    def stops_gradient(self) -> str | None:
+        """Return the name of the step that lets no gradient through, None where there is none known."""
+        return None
+
     @property
     def range_width(self) -> float | None:
         """Width of ``score_range`` in native units, None where there is none."""

@@ -19,7 +19,7 @@ from PIL import Image
 from certiqa.errors import UserError
 from certiqa.evaluation.records import NO_ATTACK, read_records
 from certiqa.evaluation.summary import read_summary
-from certiqa.reports import plots, tables
+from certiqa.reports import attacks, plots, tables
 from certiqa.storage.files import write_aside
 
 PICTURE_BUDGET = 2_500_000  # bytes of base64 for all gallery pictures
@@ -183,7 +183,9 @@ def render(run: Run) -> str:
         measures=tables.measure_rows(summary),
         error_note=tables.error_note(summary),
         certified=tables.radius_rows(summary),
-        attacks=tables.attack_rows(run.records, summary),
+        attacks=attacks.attack_rows(summary),
+        attack_columns=attacks.COLUMNS,
+        attack_warnings=summary.get("attack_warnings") or [],
         table_rows=image_rows(images),
         num_images=len(images),
         config=run.config,
@@ -198,6 +200,8 @@ def draw(run: Run, radius: float | None, label: str) -> list[dict[str, Any]]:
     if len(run.clean):
         found.append(plots.delta_plot(run.clean, tables.range_width(run.summary)))
     found.append(plots.correlation_plot(run.summary, tables.radii_of(run.summary), label))
+    if len(run.records):
+        found.append(attacks.certificate_plot(run.records, run.summary))
     found += plots.training_plots(run.metrics)
     return [
         {"key": plot.key, "title": plot.title, "caption": plot.caption, "svg": Markup(plot.svg)}

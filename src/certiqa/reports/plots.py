@@ -27,6 +27,7 @@ Curve = tuple[NDArray[Any], NDArray[Any]]
 INK, MUTED, LINE = "#1c2230", "#667085", "#dfe3e8"
 UNDEFENDED, DEFENDED, CERTIFIED = "#d55e00", "#0072b2", "#009e73"
 AMBER, PURPLE = "#e69f00", "#cc79a7"
+SERIES = ("#d55e00", "#cc79a7", "#e69f00", "#0072b2", "#56b4e9", "#1c2230", "#667085") * 4
 # fmt: off
 TOKENS = {
     INK: "ink", MUTED: "muted", LINE: "line", UNDEFENDED: "undefended", DEFENDED: "defended",
@@ -57,7 +58,7 @@ class Plot:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def styled() -> Iterator[None]:
     """Draw in the report's matplotlib style, and leave matplotlib as it was."""
     import matplotlib
 
@@ -65,7 +66,7 @@ def _style() -> Iterator[None]:
         yield
 
 
-@_style()
+@styled()
 def score_plots(images: pd.DataFrame, summary: dict[str, Any], radius: float | None, mos_label: str) -> list[Plot]:
     """Return score against opinion score, undefended and defended, on the same axes.
 
@@ -93,7 +94,7 @@ def score_plots(images: pd.DataFrame, summary: dict[str, Any], radius: float | N
         same = key == "defended" and np.array_equal(score, images["score_clean"].to_numpy(float))
         if same or not np.isfinite(score).any():
             continue
-        figure, (axes,) = _figure()
+        figure, (axes,) = new_figure()
         raster = len(images) > RASTER_ABOVE
         # room for the SROCC above; up is better whatever the metric's direction
         worst, best = (every.max(), every.min()) if turned else (every.min(), every.max())
@@ -119,11 +120,11 @@ def score_plots(images: pd.DataFrame, summary: dict[str, Any], radius: float | N
         axes.set_ylabel(f"{key} score (lower is better)" if turned else f"{key} score")
         if (value := value_of(summary, measure)) is not None:
             axes.text(0.03, 0.97, f"SROCC {decimal(value)}", transform=axes.transAxes, ha="left", va="top")
-        plots.append(Plot(f"score-{key}", f"Score against {mos_label}, {key}", _svg(figure, key), caption))
+        plots.append(Plot(f"score-{key}", f"Score against {mos_label}, {key}", svg_of(figure, key), caption))
     return plots
 
 
-@_style()
+@styled()
 def delta_plot(records: pd.DataFrame, range_width: float | None) -> Plot | None:
     """Return certified delta against radius: median and quartiles over the images of ``records``."""
     rows = records[records["radius"].notna()]
@@ -140,7 +141,7 @@ def delta_plot(records: pd.DataFrame, range_width: float | None) -> Plot | None:
     x, low, median, high = np.array(points or [(np.nan,) * 4]).T
     if not np.isfinite(median).any():
         return None
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     shown = np.isfinite(median)
     top = 1.18 * max(median[shown].max(), high[np.isfinite(high)].max(initial=0)) or 1.0
     axes.fill_between(x[shown], low[shown], np.minimum(high, top)[shown], color=DEFENDED, alpha=0.18, lw=0)
@@ -162,10 +163,10 @@ def delta_plot(records: pd.DataFrame, range_width: float | None) -> Plot | None:
         right.tick_params(length=0)
     if not np.isfinite(high).all():
         caption += " Where the band reaches the top, a quarter or more could not be certified; no point: half."
-    return Plot("delta", "Certified delta against radius", _svg(figure, "delta"), caption)
+    return Plot("delta", "Certified delta against radius", svg_of(figure, "delta"), caption)
 
 
-@_style()
+@styled()
 def correlation_plot(summary: dict[str, Any], radii: Sequence[float], mos_label: str) -> Plot | None:
     """Return SROCC (no perturbation) and certified SROCC against radius."""
     pairs = [(radius, value_of(radius_figures(summary, radius), "certified_srocc")) for radius in radii]
@@ -174,7 +175,7 @@ def correlation_plot(summary: dict[str, Any], radii: Sequence[float], mos_label:
         return None
     x, y = np.array(certified).T
     clean, undefended = (value_of(summary, key) for key in ("srocc", "srocc_undefended"))
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     floor = min(0.0, float(y.min()) - 0.08)
     _radius_axis(axes, x)
     gap = None if clean is None or undefended is None else undefended - clean
@@ -202,10 +203,10 @@ def correlation_plot(summary: dict[str, Any], radii: Sequence[float], mos_label:
         "solid is to the dashed line of the defense, the more of its correlation is guaranteed."
     )
     caption += " Lower is better for this metric: the scores count negated." if summary.get("lower_better") else ""
-    return Plot("correlation", "SROCC and certified SROCC", _svg(figure, "correlation"), caption)
+    return Plot("correlation", "SROCC and certified SROCC", svg_of(figure, "correlation"), caption)
 
 
-@_style()
+@styled()
 def training_plots(metrics: pd.DataFrame) -> list[Plot]:
     """Return the training curves of Lightning's ``metrics.csv``: loss parts, and the validation measures."""
     plots = []
@@ -213,7 +214,7 @@ def training_plots(metrics: pd.DataFrame) -> list[Plot]:
     parts = {"loss": INK, "mse": DEFENDED, "ranking": AMBER, "target": PURPLE}
     curves = {name: curve for name in parts if (curve := _curve(metrics, axis, f"train/{name}"))}
     if curves:
-        figure, (axes,) = _figure()
+        figure, (axes,) = new_figure()
         if all((y > 0).any() for _, y in curves.values()):
             axes.set_yscale("log")
         for name, (x, y) in curves.items():
@@ -225,11 +226,11 @@ def training_plots(metrics: pd.DataFrame) -> list[Plot]:
         spacing = {"handlelength": 1.2, "columnspacing": 1.2}
         axes.legend(ncols=len(curves), loc="lower left", bbox_to_anchor=(-0.02, 1.0), **spacing)
         caption = "Loss on the training images: the total and the parts it is made of. Lower is better."
-        plots.append(Plot("loss", "Training loss", _svg(figure, "loss"), caption))
+        plots.append(Plot("loss", "Training loss", svg_of(figure, "loss"), caption))
     measures = {"srocc": "SROCC", "psnr": "PSNR (dB)", "certified_delta": "cert. delta"}
     curves = {name: curve for name in measures if (curve := _curve(metrics, axis, f"val/{name}"))}
     if curves:
-        figure, grid = _figure(len(curves))
+        figure, grid = new_figure(len(curves))
         colors = (DEFENDED, CERTIFIED, PURPLE)
         for axes, (name, (x, y)), color in zip(grid, curves.items(), colors, strict=False):
             axes.plot(x, y, color=color, lw=1.6, marker="o", ms=3)
@@ -240,7 +241,7 @@ def training_plots(metrics: pd.DataFrame) -> list[Plot]:
             "Measures on the validation images while training, one panel each. "
             "SROCC and PSNR should rise; a certified delta that falls while SROCC holds is a gain."
         )
-        plots.append(Plot("validation", "Validation while training", _svg(figure, "validation"), caption))
+        plots.append(Plot("validation", "Validation while training", svg_of(figure, "validation"), caption))
     return plots
 
 
@@ -263,7 +264,7 @@ def _bars(axes: Axes, x: NDArray[Any], lower: NDArray[Any], upper: NDArray[Any],
     return int(whole.sum())
 
 
-def _figure(rows: int = 1) -> tuple[Figure, list[Axes]]:
+def new_figure(rows: int = 1) -> tuple[Figure, list[Axes]]:
     """Return a figure and its axes, one per row."""
     from matplotlib.figure import Figure
 
@@ -277,7 +278,7 @@ def _radius_axis(axes: Axes, radii: NDArray[Any]) -> None:
         axes.set_xticks(radii, [exact(float(radius)) for radius in radii])
 
 
-def _svg(figure: Figure, key: str) -> str:
+def svg_of(figure: Figure, key: str) -> str:
     """Return the figure as inline SVG: no metadata, ids unique in the page, colours as CSS variables."""
     import matplotlib
 

@@ -7,10 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import pandas as pd
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -210,31 +207,6 @@ def radius_rows(summary: Summary) -> list[dict[str, str]]:
     return rows
 
 
-def attack_rows(records: pd.DataFrame, summary: Summary) -> list[dict[str, str]]:
-    """Return what each attack of the run did to the defended score: measured, not proven."""
-    if records.empty or "score_attacked" not in records:
-        return []
-    rows = []
-    attacked = records[(records["attack"] != "none") & records["score_attacked"].notna()]
-    for (attack, radius), group in attacked.groupby(["attack", "radius"], dropna=False):
-        shift = (group["score_attacked"] - group["score"]).to_numpy(float)
-        width = range_width(summary)
-        row = {
-            "attack": str(attack),
-            "radius": exact(value_of({"r": radius}, "r")),
-            "images": count(len(group)),
-        }
-        row |= {
-            "shift": decimal(float(shift.mean()), signed=True),
-            "largest": native(float(np.abs(shift).max())),
-        }
-        row["share"] = percent(float(np.abs(shift).mean()) / width) if width else NOTHING
-        for norm in ("l2", "linf"):
-            row[norm] = native(value_of({norm: group[norm].astype(float).max()}, norm))
-        rows.append(row)
-    return rows
-
-
 def comparison_table(summary: Summary) -> Table:
     """Return undefended beside defended as a table for the terminal, one column per radius.
 
@@ -311,8 +283,3 @@ def _caption(summary: Summary, certified: bool) -> list[str]:
     if mos_label(summary) == "pseudo-MOS":
         sentences.append("Correlations are with pseudo-MOS and not comparable with published ones")
     return sentences
-
-
-def print_summary(summary: Summary, console: Console | None = None) -> None:
-    """Print :func:`comparison_table` to ``console`` (by default the terminal)."""
-    (console or Console()).print(comparison_table(summary))

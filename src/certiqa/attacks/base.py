@@ -1,0 +1,166 @@
+"""What all attacks share: the call, the budget, 8-bit rounding, and what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from certiqa.attacks.target import Direction, Target
+from certiqa.errors import UserError
+from certiqa.metrics import QualityMetric, as_metric
+
+
+@dataclass
+class AttackResult:
+    """What an attack made of images.
+
+    Attributes:
+        images: ``(N, 3, H, W)`` in [0, 1], on the 8-bit grid where the attack rounds: these are scored.
+        unrounded: the same before rounding.
+        forward_calls, gradient_calls: images scored without and with a gradient.
+        failed: ``(N,)``, images where a gradient or score was not finite.
+        notes: what a reader should know, e.g. that gradients were zero.
+    """
+
+    images: Tensor
+    unrounded: Tensor
+    forward_calls: int
+    gradient_calls: int
+    failed: Tensor
+    notes: list[str] = field(default_factory=list)
+
+
+class Attack:
+    """Base of all attacks: ``attack(metric, images, direction="raise") -> images``.
+
+    A subclass implements :meth:`perturb`. The images of a batch are attacked at once, and each as it would be alone.
+
+    Attributes:
+        name: what tables call it.
+        norm: of its budget ``eps``: "linf", "l2", "l0", or "none" where the attack bounds itself otherwise.
+        uses_gradient: whether it differentiates the metric; black-box attacks never do.
+        rounds: whether its images are rounded to 8 bits before they are scored, since people attack files.
+    """
+
+    name = "attack"
+    norm = "linf"
+    uses_gradient = True
+    rounds = True
+
+    def __init__(self, eps: float | None = None, *, eot_samples: int = 1, through: str = "mean") -> None:
+        if self.norm in ("linf", "l2") and (eps is None or not eps > 0):
+            raise UserError(f"attack.eps of {self.name} must be above 0, e.g. 8/255, got {eps}")
+        if self.norm == "linf" and eps is not None and eps > 1:
+            raise UserError(f"attack.eps of {self.name} must be at most 1, in [0, 1] pixel units (8/255), got {eps}")
+        self.eps = 0.0 if eps is None else float(eps)
+        self.eot_samples = int(eot_samples)
+        self.through = through
+
+    def __call__(
+        self,
+        metric: QualityMetric,
+        images: Tensor,
+        direction: Direction = "raise",
+        *,
+        targets: Tensor | None = None,
+        image_ids: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Return attacked images ``(N, 3, H, W)`` in [0, 1] inside the budget; see :meth:`craft`."""
+        return self.craft(metric, images, direction, targets=targets, image_ids=image_ids, seed=seed).images
+
+    def craft(
+        self,
+        metric: QualityMetric,
+        images: Tensor,
+        direction: Direction = "raise",
+        *,
+        targets: Tensor | None = None,
+        image_ids: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> AttackResult:
+        """Attack images, and say what it took.
+
+        Args:
+            metric: the metric, defended or not: gradients and scores are those of all of it.
+            images: ``(N, 3, H, W)`` in [0, 1]; left as they are.
+            direction: "raise", "lower", "away", or a tensor of signs, see :class:`Target`.
+            targets: scores ``(N,)`` to reach instead, native units.
+            image_ids: names that key all randomness, of the metric and of the attack.
+            seed: of all randomness; an image's own depends on (seed, image id) alone, not on the batch.
+
+        Raises:
+            UserError: images outside [0, 1], or a metric without the gradient that the attack needs.
+        """
+        metric = as_metric(metric)
+        images = images.detach()
+        if float(images.amin()) < -1e-6 or float(images.amax()) > 1 + 1e-6:
+            raise UserError(
+                f"an attack starts from images in [0, 1], got {float(images.amin()):g} to {float(images.amax()):g}"
+            )
+        target = Target(
+            metric,
+            images,
+            direction,
+            targets=targets,
+            image_ids=image_ids,
+            seed=seed,
+            eot_samples=self.eot_samples,
+            through=self.through,
+        )
+        unrounded = self.perturb(target, images).detach().clamp(0, 1)
+        attacked = self.rounded(unrounded, images) if self.rounds else unrounded
+        result = AttackResult(attacked, unrounded, target.forward_calls, target.gradient_calls, target.failed)
+        result.notes = self.remarks(target)
+        return result
+
+    def perturb(self, target: Target, images: Tensor) -> Tensor:
+        """Return attacked images before rounding; the only thing a subclass must define."""
+        raise NotImplementedError(f"{type(self).__name__} must define perturb(target, images)")
+
+    def rounded(self, attacked: Tensor, images: Tensor) -> Tensor:
+        """Return attacked images on the 8-bit grid.
+
+        Rounding never leaves the l_inf ball where clean images are on the grid and eps is a whole number of steps;
+        otherwise a value that would leave it is rounded the other way.
+        """
+        grid = (attacked * 255).round() / 255
+        if self.norm != "linf":
+            return grid
+        outside = (grid - images).abs() > self.eps + 1e-6
+        inward = torch.where(grid > images, (attacked * 255).floor(), (attacked * 255).ceil()) / 255
+        return torch.where(outside, inward, grid).clamp(0, 1)
+
+    def remarks(self, target: Target) -> list[str]:
+        """Return what a reader should know of this run."""
+        notes = []
+        if self.uses_gradient and bool(target.flat.any()):
+            count = int(target.flat.sum())
+            notes.append(
+                f"{self.name}: the gradient was zero for {count} of {len(target)} images (masked, or at a flat spot); "
+                "a black-box attack may do better"
+            )
+        if bool(target.failed.any()):
+            notes.append(f"{self.name}: gradient or score not finite for {int(target.failed.sum())} images")
+        return notes
+
+
+def image_generator(seed: int, name: str, image_id: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return the generator of one image's randomness in one attack: a function of (seed, attack, image id) alone."""
+    digest = hashlib.blake2b(f"{seed}|{name}|{image_id}".encode(errors="surrogateescape"), digest_size=8).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """Return ``(N,)`` values shaped to multiply images ``(N, ...)``."""
+    return values.view(-1, *([1] * (like.ndim - 1)))
+
+
+def steps_to_reach(eps: float, step_size: float) -> int:
+    """Return how many steps of this size it takes to reach the border of a ball."""
+    return math.ceil(eps / step_size - 1e-9)

@@ -1,0 +1,203 @@
+"""Attacks that follow the gradient inside a ball: the FGSM family and projected gradient ascent."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from certiqa.attacks.base import Attack, per_image, steps_to_reach
+from certiqa.attacks.parts import Momentum, Sign, UnitL2, project_l2, project_linf, uniform_start
+from certiqa.attacks.target import Target
+from certiqa.errors import UserError
+
+
+class GradientAttack(Attack):
+    """``x <- project(x + step_size * modify(gradient))``, ``steps`` times.
+
+    Args:
+        eps: radius of the ball, in [0, 1] pixel units.
+        steps: gradients.
+        step_size: of each step; default eps / steps times 2.5, at most eps.
+        random_start: start from a uniform draw in the ball instead of the image.
+        best: return the best iterate by the objective instead of the last; costs one more forward pass.
+        eot_samples, through: see :class:`~certiqa.attacks.target.Target`.
+    """
+
+    modifier: Sign
+
+    def __init__(
+        self,
+        eps: float = 10 / 255,
+        *,
+        steps: int = 10,
+        step_size: float | None = None,
+        random_start: bool = False,
+        best: bool = True,
+        eot_samples: int = 1,
+        through: str = "mean",
+    ) -> None:
+        super().__init__(eps, eot_samples=eot_samples, through=through)
+        if steps < 1 or (step_size is not None and not step_size > 0):
+            raise UserError(f"attack.steps must be at least 1 and step_size above 0, got {steps} and {step_size}")
+        self.steps = int(steps)
+        self.step_size = min(self.eps, 2.5 * self.eps / steps) if step_size is None else float(step_size)
+        self.random_start = random_start
+        self.best = best
+        self.modifier = Sign()
+        needed = steps_to_reach(self.eps, self.step_size)
+        if needed > self.steps:
+            warnings.warn(
+                f"{self.name}: {steps} steps of {self.step_size:g} never reach the border of eps={self.eps:g}; that "
+                f"takes {needed} steps",
+                stacklevel=2,
+            )
+
+    def start(self, target: Target, images: Tensor) -> Tensor:
+        """Return the first iterate."""
+        return uniform_start(target, images, self.eps, self.name) if self.random_start else images.clone()
+
+    def project(self, attacked: Tensor, images: Tensor) -> Tensor:
+        """Return the nearest images inside the budget."""
+        return project_linf(attacked, images, self.eps)
+
+    def perturb(self, target: Target, images: Tensor) -> Tensor:
+        """Return the best or last iterate."""
+        self.modifier.reset()
+        attacked = self.start(target, images)
+        keeper = Best(target, images) if self.best else None
+        for _ in range(self.steps):
+            values, gradient = target.gradient(attacked)
+            if keeper:
+                keeper.see(attacked, values)
+            attacked = self.project(attacked + self.step_size * self.modifier(gradient), images)
+        if keeper is None:
+            return attacked
+        keeper.see(attacked, target.values(attacked))
+        return keeper.images
+
+
+class Best:
+    """Keeps the best iterate of every image; of a random metric the last, whose values cannot be compared."""
+
+    def __init__(self, target: Target, images: Tensor) -> None:
+        self.images = images.clone()
+        self.values = torch.full((len(target),), -torch.inf, device=images.device)
+        self.comparable = not target.metric.is_random
+
+    def see(self, attacked: Tensor, values: Tensor) -> None:
+        """Take the iterates that are better than what there was."""
+        better = values > self.values if self.comparable else torch.ones_like(values, dtype=torch.bool)
+        self.values = torch.where(better, values, self.values)
+        self.images = torch.where(per_image(better, attacked), attacked, self.images)
+
+
+class FGSM(GradientAttack):
+    """One signed step to the border (Goodfellow et al., "Explaining and Harnessing Adversarial Examples", 2015)."""
+
+    name = "fgsm"
+
+    def __init__(self, eps: float = 10 / 255, *, eot_samples: int = 1, through: str = "mean") -> None:
+        super().__init__(eps, steps=1, step_size=eps, best=False, eot_samples=eot_samples, through=through)
+
+
+class IFGSM(GradientAttack):
+    """Signed steps (Kurakin et al., "Adversarial Examples in the Physical World", 2017); steps of 1/10 of eps."""
+
+    name = "ifgsm"
+
+    def __init__(
+        self, eps: float = 10 / 255, *, steps: int = 10, step_size: float | None = None, **options: object
+    ) -> None:
+        super().__init__(eps, steps=steps, step_size=eps / steps if step_size is None else step_size, **options)  # type: ignore[arg-type]
+
+
+class MIFGSM(IFGSM):
+    """Signed steps along accumulated gradients (Dong et al., CVPR 2018).
+
+    Args:
+        decay, normalise: see :class:`~certiqa.attacks.parts.Momentum`.
+    """
+
+    name = "mifgsm"
+
+    def __init__(self, eps: float = 10 / 255, *, decay: float = 1.0, normalise: bool = True, **options: object) -> None:
+        super().__init__(eps, **options)  # type: ignore[arg-type]
+        self.modifier = Momentum(decay, normalise)
+
+
+class AMIFGSM(MIFGSM):
+    """Momentum with steps of eps / steps, so that the ball is kept without projection (Sang et al., 2022).
+
+    Args:
+        eps_of: radius ``(N,)`` per image from the images, at most ``eps``: the paper takes K / NIQE; None for the same
+            for all.
+    """
+
+    name = "amifgsm"
+
+    def __init__(
+        self,
+        eps: float = 10 / 255,
+        *,
+        steps: int = 10,
+        decay: float = 1.0,
+        normalise: bool = False,
+        eps_of: Callable[[Tensor], Tensor] | None = None,
+        **options: object,
+    ) -> None:
+        super().__init__(eps, steps=steps, decay=decay, normalise=normalise, **options)
+        self.eps_of = eps_of
+
+    def perturb(self, target: Target, images: Tensor) -> Tensor:
+        """Return the last iterate."""
+        self.modifier.reset()
+        radii = torch.full((len(target),), self.eps, device=images.device)
+        if self.eps_of is not None:
+            radii = self.eps_of(images).to(images).clamp(0, self.eps)
+        attacked = images.clone()
+        for _ in range(self.steps):
+            _, gradient = target.gradient(attacked)
+            attacked = (attacked + per_image(radii / self.steps, attacked) * self.modifier(gradient)).clamp(0, 1)
+        return attacked
+
+
+class PGDLinf(GradientAttack):
+    """Projected gradient ascent from a random start (Madry et al., ICLR 2018)."""
+
+    name = "pgd_linf"
+
+    def __init__(self, eps: float = 10 / 255, *, steps: int = 20, random_start: bool = True, **options: object) -> None:
+        super().__init__(eps, steps=steps, random_start=random_start, **options)  # type: ignore[arg-type]
+
+
+class PGDL2(GradientAttack):
+    """Projected gradient ascent in l2, for certified radii; not rounded, and the whole radius is used.
+
+    With ``eot_samples`` draws a step this is SmoothAdv (Salman et al., NeurIPS 2019) on a smoothed metric.
+    """
+
+    name = "pgd_l2"
+    norm = "l2"
+    rounds = False
+
+    def __init__(
+        self, eps: float = 0.06, *, steps: int = 20, step_size: float | None = None, **options: object
+    ) -> None:
+        super().__init__(eps, steps=steps, step_size=step_size, **options)  # type: ignore[arg-type]
+        self.modifier = UnitL2()
+
+    def start(self, target: Target, images: Tensor) -> Tensor:
+        """Return the images themselves: a random direction is nearly orthogonal to any gradient."""
+        return images.clone()
+
+    def project(self, attacked: Tensor, images: Tensor) -> Tensor:
+        """Return images on the sphere, or where the box binds inside it.
+
+        What the box cuts off is given to the other pixels, a few times over.
+        """
+        for _ in range(4):
+            attacked = project_l2(attacked, images, self.eps, onto_sphere=True)
+        return project_l2(attacked, images, self.eps)

@@ -1,0 +1,47 @@
+"""Attacks by name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from certiqa.attacks.base import Attack
+from certiqa.attacks.gradient import AMIFGSM, FGSM, IFGSM, MIFGSM, PGDL2, PGDLinf
+from certiqa.attacks.suite import Noise
+from certiqa.errors import UserError, suggest
+
+ATTACKS: dict[str, type[Attack]] = {
+    attack.name: attack for attack in (FGSM, IFGSM, MIFGSM, AMIFGSM, PGDLinf, PGDL2, Noise)
+}
+
+
+def load_attack(name: str, **options: Any) -> Attack:
+    """Build an attack by name, e.g. ``load_attack("ifgsm", eps=4/255, steps=10)``.
+
+    Args:
+        name: one of ``ATTACKS``.
+        options: of that attack.
+
+    Raises:
+        UserError: unknown name or option, or a budget that is not allowed.
+    """
+    if name not in ATTACKS:
+        raise UserError(f"no attack '{name}'; there are: {', '.join(ATTACKS)}.{suggest(name, ATTACKS)}")
+    known = options_of(ATTACKS[name])
+    for key in options:
+        if key not in known:
+            raise UserError(f"attack '{name}' has no option '{key}'; it has: {', '.join(known)}.{suggest(key, known)}")
+    return ATTACKS[name](**options)
+
+
+def options_of(attack: type[Attack]) -> list[str]:
+    """Return the options of an attack, its own and those that it hands on."""
+    names: dict[str, None] = {}
+    for owner in attack.__mro__:
+        if "__init__" not in vars(owner) or owner is object:
+            continue
+        parameters = inspect.signature(owner.__init__).parameters  # type: ignore[misc]
+        names |= {name: None for name in parameters if name not in ("self", "options")}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return list(names)

@@ -1,0 +1,172 @@
+"""What an attack sees of a metric: an objective to raise, its gradient, and how often both were asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from certiqa.errors import UserError
+from certiqa.metrics import QualityMetric
+
+DIRECTIONS = ("raise", "lower", "away")
+Direction = str | int | Tensor
+THROUGH = ("mean", "median")
+
+
+class Target:
+    """A metric as an attack's objective ``J (N,)``, to be raised.
+
+    Without target scores J is the score times a sign, as a share of the metric's range (plain units where it states
+    none); with them it is minus the squared distance to the target, in the same units.
+
+    Args:
+        metric: the metric, defended or not.
+        images: clean images ``(N, 3, H, W)``, which decide the direction "away".
+        direction: "raise" (towards better quality), "lower", "away" (towards the farther end of the range), their
+            aliases +1 and -1, or a tensor ``(N,)`` of such signs.
+        targets: scores ``(N,)`` to reach instead, native units.
+        image_ids: names that key the randomness of a random metric.
+        seed: of that randomness, a stream of its own.
+        eot_samples: evaluations of a random metric that one value averages (expectation over transformation).
+        through: "mean" differentiates the mean of a smoothed metric's draws, "median" the median itself.
+
+    Attributes:
+        forward_calls: images scored without a gradient.
+        gradient_calls: images scored with one.
+        failed: ``(N,)``, images that had a gradient or value that is not finite.
+        flat: ``(N,)``, images that had a gradient of zero.
+    """
+
+    def __init__(
+        self,
+        metric: QualityMetric,
+        images: Tensor,
+        direction: Direction = "raise",
+        *,
+        targets: Tensor | None = None,
+        image_ids: Sequence[str] | None = None,
+        seed: int = 0,
+        eot_samples: int = 1,
+        through: str = "mean",
+    ) -> None:
+        if eot_samples < 1 or through not in THROUGH:
+            raise UserError(
+                f"attack.eot_samples must be at least 1 and attack.through one of {', '.join(THROUGH)}, "
+                f"got {eot_samples} and '{through}'"
+            )
+        self.metric = metric
+        self.image_ids = [str(row) for row in range(len(images))] if image_ids is None else list(image_ids)
+        if len(self.image_ids) != len(images):
+            raise UserError(f"{len(images)} images but {len(self.image_ids)} image ids; give one id per image")
+        self.seed = seed
+        self.eot_samples = eot_samples
+        self.through = through
+        self.forward_calls = self.gradient_calls = 0
+        self.failed = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        self.flat = torch.zeros_like(self.failed)
+        self._round = 0
+        self.targets = None if targets is None else targets.to(images)
+        self.signs = torch.ones(len(images), device=images.device)
+        if self.targets is None:
+            self.signs = self._signs(images, direction)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def _signs(self, images: Tensor, direction: Direction) -> Tensor:
+        """Return +1 where the native score is to rise, -1 where it is to fall, ``(N,)``."""
+        if isinstance(direction, str) and direction == "away":
+            if self.metric.score_range is None:
+                raise UserError(
+                    f"direction 'away' means towards the farther end of the range, but metric '{self.metric.name}' "
+                    "states no score_range; use raise or lower"
+                )
+            middle = sum(self.metric.score_range) / 2
+            return torch.where(self.scores(images) > middle, -1.0, 1.0)
+        aliases = {"raise": 1, "lower": -1, 1: 1, -1: -1}
+        if isinstance(direction, Tensor):
+            signs = direction.to(images)
+            if signs.shape != (len(images),) or not bool((signs.abs() == 1).all()):
+                raise UserError(f"a tensor of directions must hold +1 or -1 for each of the {len(images)} images")
+        elif direction in aliases:
+            signs = torch.full((len(images),), float(aliases[direction]), device=images.device)
+        else:
+            raise UserError(f"no direction '{direction}'; there are: {', '.join(DIRECTIONS)}, +1 and -1, or a tensor")
+        return signs * self.metric.quality_sign
+
+    # -- scores --------------------------------------------------------------------------------------------
+
+    def _score(self, images: Tensor, rows: Sequence[int], salt: int) -> Tensor:
+        ids = [self.image_ids[row] for row in rows]
+        if not self.metric.is_random:
+            return self.metric(images, image_ids=ids)
+        key = hashlib.blake2b(f"attack|{self.seed}|{salt}".encode(), digest_size=7).digest()
+        seed = int.from_bytes(key, "little")
+        if self.through == "median":
+            generator = torch.Generator().manual_seed(seed)
+            return self.metric(images, image_ids=ids, generator=generator)
+        return self.metric.expected_scores(images, self.eot_samples, image_ids=ids, seed=seed)
+
+    def _value(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
+        width = self.metric.range_width or 1.0
+        chosen = list(rows)
+        if self.targets is not None:
+            return -(((scores - self.targets[chosen]) / width) ** 2)
+        return self.signs[chosen] * scores / width
+
+    @torch.no_grad()
+    def scores(self, images: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        """Return native scores ``(n,)`` of images that belong to ``rows``; the same randomness at every call."""
+        rows = range(len(self)) if rows is None else rows
+        self.forward_calls += len(rows)
+        return self._score(images, rows, salt=-1)
+
+    def values(self, images: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        """Return J ``(n,)`` without gradients; the same randomness at every call, so that values can be compared."""
+        rows = range(len(self)) if rows is None else rows
+        return self._value(self.scores(images, rows), rows)
+
+    def objective(self, images: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        """Return J ``(n,)`` with gradients to ``images``; fresh randomness at every call."""
+        rows = range(len(self)) if rows is None else rows
+        self.gradient_calls += len(rows)
+        self._round += 1
+        with torch.enable_grad():
+            return self._value(self._score(images, rows, salt=self._round), rows)
+
+    def gradient(self, images: Tensor, rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Return (J ``(n,)``, gradient of the sum of J); see :meth:`differentiate`."""
+        probe = images.detach().clone().requires_grad_(True)
+        values = self.objective(probe, rows)
+        return values.detach(), self.differentiate(values, probe, rows)
+
+    def differentiate(self, values: Tensor, parameters: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        """Return the gradient of ``values.sum()`` by parameters ``(n, ...)``, one row per image.
+
+        What is not finite is set to zero and its image marked in ``failed``, so that others go on.
+
+        Raises:
+            UserError: no gradient arrives, with the step that stops it where the defense knows.
+        """
+        if not values.requires_grad:
+            raise UserError(self._no_gradient())
+        (gradient,) = torch.autograd.grad(values.sum(), parameters, allow_unused=True)
+        if gradient is None:
+            raise UserError(self._no_gradient())
+        chosen = list(range(len(self)) if rows is None else rows)
+        rowwise = gradient.flatten(1)
+        finite = rowwise.isfinite().all(dim=1) & values.detach().isfinite()
+        self.failed[chosen] |= ~finite
+        self.flat[chosen] |= (rowwise == 0).all(dim=1)
+        return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _no_gradient(self) -> str:
+        step = self.metric.stops_gradient()
+        where = f"its step '{step}' stops it" if step else "it is detached somewhere inside"
+        return (
+            f"no gradient comes through metric '{self.metric.name}': {where}. Give that step a backward pass (BPDA: "
+            "defense.backward=identity), or use a black-box attack, e.g. attack=square"
+        )

@@ -1,0 +1,135 @@
+"""From the records of attacks to the flat numbers of ``summary.json``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from certiqa.evaluation import measures
+from certiqa.evaluation.measures import bootstrap_interval
+from certiqa.evaluation.records import NO_ATTACK
+from certiqa.evaluation.robustness import (
+    absolute_gain,
+    mean_absolute_change,
+    neutralised,
+    relative_gain,
+    relative_gain_of_range,
+    robustness_score,
+    score_distance,
+)
+from certiqa.metrics import QualityMetric
+
+MEASURED = (
+    *("score_unrounded", "score_noise", "score_attacked_undefended"),
+    *("forward_calls", "gradient_calls", "seconds"),
+)
+"""Columns that only attacked images have."""
+WORST = "worst"
+"""The suffix of each image's worst case over all attacks of a run."""
+
+
+def summarise_attacks(table: pd.DataFrame, metric: QualityMetric) -> dict[str, Any]:
+    """Return the figures of every attack, with its name as suffix, and of the worst case where there are several.
+
+    Args:
+        table: records as :func:`certiqa.evaluation.records.to_table` returns them.
+        metric: the defended metric; gives the range and the direction.
+
+    Returns:
+        flat keys ``attack_<figure>_<attack>``, ``attacks`` (their names) and ``attack_warnings``.
+    """
+    attacked = table[table["attack"] != NO_ATTACK]
+    attacked = attacked.reindex(columns=[*table.columns, *(name for name in MEASURED if name not in table.columns)])
+    if attacked["score_attacked"].isna().all():
+        return {}
+    names = sorted(attacked["attack"].unique())
+    summary: dict[str, Any] = {"attacks": names, "attack_warnings": []}
+    for name in names:
+        rows = attacked[attacked["attack"] == name]
+        good = rows[rows["failure"].isna() & rows["score_attacked"].notna()]
+        figures = attack_figures(good, metric) | {"num_failed": len(rows) - len(good)}
+        summary |= {f"attack_{key}_{name}": value for key, value in figures.items()}
+        summary["attack_warnings"] += warnings_of(name, figures)
+    if len(names) > 1:
+        worst = worst_case(attacked[attacked["failure"].isna()], metric)
+        summary |= {f"attack_{key}_{WORST}": value for key, value in attack_figures(worst, metric).items()}
+    return summary
+
+
+def worst_case(attacked: pd.DataFrame, metric: QualityMetric) -> pd.DataFrame:
+    """Return for every image the row of the attack that moved its defended score most, in quality's direction."""
+    gain = metric.quality_sign * (attacked["score_attacked"] - attacked["score"])
+    order = gain.abs().sort_values(ascending=False, kind="stable").index
+    return attacked.loc[order].drop_duplicates("image_id").sort_values("image_id")
+
+
+def attack_figures(rows: pd.DataFrame, metric: QualityMetric) -> dict[str, Any]:
+    """Return the figures of one attack on images that it did not fail on."""
+    figures: dict[str, Any] = {"num_images": len(rows)}
+    if rows.empty:
+        return figures
+    clean, attacked = rows["score"].to_numpy(float), rows["score_attacked"].to_numpy(float)
+    sign = metric.quality_sign
+    figures |= correlations(rows, sign * clean, sign * attacked)
+    for name in ("linf", "l2", "psnr", "ssim"):
+        figures[f"{name}_mean"] = float(rows[name].astype(float).mean())
+    for name in ("forward_calls", "gradient_calls", "seconds"):
+        figures[name] = float(rows[name].astype(float).mean())
+    width = metric.range_width
+    figures["gain_native"] = float((sign * (attacked - clean)).mean())
+    if metric.score_range is None or not width:
+        return figures
+    scale, lower = metric.score_range, metric.lower_better
+    gain = absolute_gain(clean, attacked, score_range=scale, lower_better=lower)
+    figures["gain"] = float(gain.mean())
+    figures["gain_low"], figures["gain_high"] = interval(gain)
+    relative = relative_gain(clean, attacked, score_range=scale, lower_better=lower)
+    figures["relative_gain"] = float(relative.mean())
+    figures["relative_gain_low"], figures["relative_gain_high"] = interval(relative)
+    robustness = robustness_score(clean, attacked, score_range=scale)
+    figures["robustness_score"] = float(robustness.mean())
+    figures["robustness_score_low"], figures["robustness_score_high"] = interval(robustness)
+    figures["gain_of_range"] = float(relative_gain_of_range(clean, attacked, score_range=scale).mean())
+    figures["mae"] = mean_absolute_change(clean, attacked, score_range=scale)
+    for kind in ("wasserstein", "energy"):
+        figures[kind] = score_distance(clean, attacked, score_range=scale, lower_better=lower, kind=kind)
+    noise = absolute_gain(clean, rows["score_noise"].to_numpy(float), score_range=scale, lower_better=lower)
+    figures["gain_of_noise"] = float(noise.mean())
+    figures["gain_unrounded"] = float(
+        absolute_gain(clean, rows["score_unrounded"].to_numpy(float), score_range=scale, lower_better=lower).mean()
+    )
+    undefended = rows["score_attacked_undefended"].to_numpy(float)
+    figures["neutralised"] = neutralised(clean, attacked, rows["score_clean"].to_numpy(float), undefended)
+    return figures
+
+
+def correlations(rows: pd.DataFrame, clean: np.ndarray, attacked: np.ndarray) -> dict[str, float]:
+    """Return SROCC, PLCC and KROCC with the opinion scores before and after, where there are opinion scores."""
+    mos = rows["mos"].to_numpy(float)
+    if np.isnan(mos).any():
+        return {}
+    found = {}
+    for name in ("srocc", "plcc", "krocc"):
+        function = getattr(measures, name)
+        found[f"{name}_before"] = function(clean, mos)
+        found[name] = function(attacked, mos)
+    return found
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of a mean."""
+    return bootstrap_interval(np.mean, values) if len(values) > 1 else (math.nan, math.nan)
+
+
+def warnings_of(name: str, figures: dict[str, Any]) -> list[str]:
+    """Return what speaks against taking an attack's figures for the worst that can happen."""
+    found = []
+    gain, noise = figures.get("gain"), figures.get("gain_of_noise")
+    if gain is not None and noise is not None and abs(gain) <= abs(noise):
+        found.append(f"{name} moves scores by no more than noise of the same norm: it is masked, or too weak")
+    if figures["num_failed"]:
+        found.append(f"{name}: {figures['num_failed']} images met a gradient or score that is not finite")
+    return found

@@ -1,0 +1,130 @@
+"""What attacks did: rows, the terminal's table, and the figure that lays them beside the certificate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from certiqa.evaluation.attacked import WORST
+from certiqa.evaluation.records import NO_ATTACK
+from certiqa.reports import plots
+from certiqa.reports.tables import NOTHING, Summary, count, decimal, duration, native, percent, range_width, value_of
+
+COLUMNS = {
+    "attack": "Attack",
+    "images": "Images",
+    "gain": "Mean gain, of range",
+    "interval": "95 % interval",
+    "noise": "Noise of equal norm",
+    "srocc": "SROCC after",
+    "robustness": "R score",
+    "linf": "l∞",
+    "l2": "l2",
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "calls": "Gradients, queries",
+    "seconds": "Time an image",
+}
+SHORT = ("attack", "gain", "noise", "srocc", "robustness", "psnr", "ssim", "seconds")
+"""The columns of the terminal."""
+
+
+def attack_rows(summary: Summary) -> list[dict[str, str]]:
+    """Return what each attack of the run did to the defended score: measured, not proven."""
+    names = [str(name) for name in summary.get("attacks") or []]
+    names += [WORST] if len(names) > 1 else []
+    rows = []
+    for name in names:
+        figures = {key: value_of(summary, f"attack_{key}_{name}") for key in _KEYS}
+        gain = figures["gain"]
+        low, high = figures["gain_low"], figures["gain_high"]
+        gradients, queries = figures["gradient_calls"], figures["forward_calls"]
+        rows.append(
+            {
+                "attack": "worst of all, image by image" if name == WORST else name,
+                "images": count(figures["num_images"]),
+                "gain": percent(gain) if gain is not None else native(figures["gain_native"]),
+                "interval": f"{percent(low)} to {percent(high)}" if low is not None and high is not None else NOTHING,
+                "noise": percent(figures["gain_of_noise"]),
+                "srocc": decimal(figures["srocc"]),
+                "robustness": decimal(figures["robustness_score"], 2),
+                "linf": _of_255(figures["linf_mean"]),
+                "l2": native(figures["l2_mean"]),
+                "psnr": decimal(figures["psnr_mean"], 1),
+                "ssim": decimal(figures["ssim_mean"]),
+                "calls": f"{native(gradients)}, {native(queries)}",
+                "seconds": duration(figures["seconds"]),
+            }
+        )
+    return rows
+
+
+_KEYS = (
+    *("num_images", "gain", "gain_low", "gain_high", "gain_native", "gain_of_noise", "srocc", "robustness_score"),
+    *("linf_mean", "l2_mean", "psnr_mean", "ssim_mean", "gradient_calls", "forward_calls", "seconds"),
+)
+
+
+def _of_255(value: float | None) -> str:
+    return NOTHING if value is None else f"{value * 255:.1f}/255"
+
+
+def attack_table(summary: Summary) -> Table | None:
+    """Return the attacks of a run as a table for the terminal, None where there were none."""
+    rows = attack_rows(summary)
+    if not rows:
+        return None
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), title="Attacks, measured", title_justify="left")
+    for key in SHORT:
+        table.add_column(COLUMNS[key].split(",")[0], justify="left" if key == "attack" else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(row[key] for key in SHORT))
+    notes = [
+        "Gain: share of the range by which attacks raised quality (below zero: lowered); no guarantee against others",
+        *(str(warning) for warning in summary.get("attack_warnings") or []),
+    ]
+    table.caption = Text(". ".join(notes) + ".")
+    table.caption_justify = "left"
+    return table
+
+
+@plots.styled()
+def certificate_plot(records: pd.DataFrame, summary: dict[str, Any]) -> plots.Plot | None:
+    """Return the change that attacks made against its l2 norm, beside what is certified at each radius.
+
+    Two things that are never one number: the band is proven for every perturbation of that norm, the points are what
+    these attacks found, at norms that are mostly far beyond the certified radii.
+    """
+    attacked = records[(records["attack"] != NO_ATTACK) & records.get("score_attacked", pd.Series(dtype=float)).notna()]
+    clean = records[(records["attack"] == NO_ATTACK) & records["radius"].notna()]
+    if attacked.empty or clean.empty:
+        return None
+    width = range_width(summary) or 1.0
+    figure, (axes,) = plots.new_figure()
+    for color, (name, rows) in zip(plots.SERIES, attacked.groupby("attack"), strict=False):
+        change = (rows["score_attacked"] - rows["score"]).abs().to_numpy(float) / width
+        axes.scatter(rows["l2"].astype(float), change, s=9, color=color, linewidths=0, label=str(name))
+    bounds = []
+    for radius, rows in clean.groupby("radius"):
+        score, lower, upper = (rows[column].to_numpy(float) for column in ("score", "lower", "upper"))
+        delta = np.maximum(upper - score, score - lower) / width
+        bounds.append((float(str(radius)), *np.quantile(delta, [0.25, 0.5, 0.75], method="nearest")))
+    x, low, middle, high = np.array(bounds).T
+    shown = np.isfinite(middle)
+    axes.fill_between(x[shown], low[shown], np.minimum(high[shown], 1), color=plots.CERTIFIED, alpha=0.25, lw=0)
+    axes.plot(x[shown], middle[shown], color=plots.CERTIFIED, marker="o", ms=3.5, label="certified delta")
+    axes.axvline(float(x.max()), color=plots.MUTED, lw=0.8, ls=":")
+    axes.set_xscale("log")
+    axes.set_xlabel("l2 norm of the perturbation")
+    axes.set_ylabel("change of the score, of range")
+    axes.legend(loc="upper left")
+    caption = (
+        "Points: what attacks did to the defended score (measured). Green: certified delta of the median image and "
+        "quartiles, which no perturbation of that norm exceeds (proven). Right of the dotted line nothing is proven."
+    )
+    return plots.Plot("attacks", "Attacks beside the certificate", plots.svg_of(figure, "attacks"), caption)

@@ -1,0 +1,95 @@
+"""Attacks as a user runs them: evaluate.py attack=NAME."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+FAST = ["data.limit_test=4", "data.eval_batch_size=2", "num_samples=50", "certification.radii=[0.06]"]
+
+
+def evaluate(outputs, *options, expect=0):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "evaluate.py"), *FAST, *options, f"paths.outputs={outputs}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140"},
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def only_folder(outputs):
+    (folder,) = (path for path in (outputs / "evaluate").iterdir() if ".previous" not in path.name)
+    return folder
+
+
+def test_an_attack_leaves_records_figures_pictures_and_files(tmp_path, mini_cache):
+    options = ["attack=ifgsm", "attack.eps=4/255", "attack.save_images=true", "defense=ms"]
+    done = evaluate(tmp_path, *options)
+    folder = only_folder(tmp_path)
+    assert "-ms-ifgsm-" in folder.name
+    table = pd.read_parquet(folder / "records.parquet")
+    attacked = table[table.attack == "ifgsm"]
+    assert len(attacked) == 4
+    assert (attacked.linf <= 4 / 255 + 1e-6).all()
+    assert (attacked.score_attacked > attacked.score).all(), "quality was to be raised"
+    assert attacked[["score_unrounded", "score_noise", "psnr", "ssim", "seconds"]].notna().all().all()
+    assert (table[table.attack == "none"].lower.notna()).all(), "certificates stand beside"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["attacks"] == ["ifgsm"]
+    assert summary["attack_gain_ifgsm"] > summary["attack_gain_of_noise_ifgsm"]
+    assert summary["num_images"] == 4
+    assert "Attacks, measured" in done.stdout
+    page = (folder / "report.html").read_text()
+    assert "Attacks beside the certificate" in page
+    assert "ifgsm, x10" in page
+    manifest = pd.read_csv(folder / "attacked" / "manifest.csv")
+    assert sorted(manifest.image_id) == sorted(attacked.image_id)
+    with Image.open(folder / manifest.file[0]) as picture:
+        assert picture.size == (224, 224)
+    lines = (folder / "records" / "rank-0.jsonl").read_text().splitlines()
+    assert len(lines) == 8
+
+    # a run that lost its last lines goes on from there
+    (folder / "records" / "rank-0.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    (folder / "records.parquet").unlink()
+    (folder / "summary.json").write_text(json.dumps({**summary, "status": "interrupted"}))
+    evaluate(tmp_path, *options)
+    again = pd.read_parquet(folder / "records.parquet")
+    pd.testing.assert_frame_equal(
+        again.drop(columns=["seconds", "path"]), table.drop(columns=["seconds", "path"]), rtol=0, atol=1e-5
+    )
+
+
+def test_a_transfer_attack_is_another_one(tmp_path, mini_cache):
+    evaluate(tmp_path, "attack=fgsm", "attack.aim=undefended", "attack.direction=lower", "defense=jpeg")
+    table = pd.read_parquet(only_folder(tmp_path) / "records.parquet")
+    attacked = table[table.attack == "fgsm (transfer)"]
+    assert len(attacked) == 4
+    assert (attacked.score_attacked_undefended < attacked.score_clean).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["attack=ifgms"], "no option 'ifgms' for attack"),
+        (["attack=ifgsm", "attack.eps=2"], "attack.eps of ifgsm must be at most 1"),
+        (["attack=ifgsm", "attack.eps=0"], "attack.eps of ifgsm must be above 0"),
+        (["attack=ifgsm", "attack.aim=somebody"], "attack.aim must be one of defense, undefended"),
+        (["attack=ifgsm", "attack.direction=up"], "no direction 'up'; there are: raise, lower, away"),
+        (["attack=ifgsm", "defense=jpeg", "defense.backward=none"], "its step 'jpeg' stops it"),
+    ],
+)
+def test_bad_options_get_one_message(tmp_path, mini_cache, options, message):
+    done = evaluate(tmp_path, *options, expect=1)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
