@@ -1,21 +1,33 @@
 """Attacks on quality metrics: each sees a metric, defended or not, and is adaptive by that."""
 
+from certiqa.attacks.apgd import APGD
 from certiqa.attacks.base import Attack, AttackResult
+from certiqa.attacks.colour import ABOffset, AdvCF
 from certiqa.attacks.gradient import AMIFGSM, FGSM, IFGSM, MIFGSM, PGDL2, GradientAttack, PGDLinf
+from certiqa.attacks.perceptual import MADC, SSAH, Korhonen, Zhang
 from certiqa.attacks.registry import ATTACKS, load_attack
+from certiqa.attacks.spatial import StAdv
 from certiqa.attacks.target import Target
 
 __all__ = [
     "AMIFGSM",
+    "APGD",
     "ATTACKS",
     "FGSM",
     "IFGSM",
+    "MADC",
     "MIFGSM",
     "PGDL2",
+    "SSAH",
+    "ABOffset",
+    "AdvCF",
     "Attack",
     "AttackResult",
     "GradientAttack",
+    "Korhonen",
     "PGDLinf",
+    "StAdv",
     "Target",
+    "Zhang",
     "load_attack",
 ]
