@@ -5,6 +5,7 @@ from certiqa.attacks.base import Attack, AttackResult
 from certiqa.attacks.colour import ABOffset, AdvCF
 from certiqa.attacks.gradient import AMIFGSM, FGSM, IFGSM, MIFGSM, PGDL2, GradientAttack, PGDLinf
 from certiqa.attacks.perceptual import MADC, SSAH, Korhonen, Zhang
+from certiqa.attacks.presets import calibrate, preset_options
 from certiqa.attacks.registry import ATTACKS, load_attack
 from certiqa.attacks.spatial import StAdv
 from certiqa.attacks.target import Target
@@ -29,5 +30,7 @@ __all__ = [
     "StAdv",
     "Target",
     "Zhang",
+    "calibrate",
     "load_attack",
+    "preset_options",
 ]
