@@ -33,7 +33,6 @@ def main() -> None:
     metric = load_metric("mini")
     with torch.no_grad():
         clean = metric(images)
-    old = json.loads(FILE.read_text(encoding="utf-8"))["strengths"] if FILE.exists() else {}
     balls = [name for name, attack in ATTACKS.items() if attack.norm == "linf" and attack.strength == "eps"]
     searched = [
         name
@@ -42,16 +41,16 @@ def main() -> None:
     ]
     print("| attack | option | l_inf | value | reached | after rounding | RMSE | gain | seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    strengths: dict[str, dict[str, float]] = {}
     for name in searched:
         if chosen.attacks and name not in chosen.attacks:
-            strengths[name] = old[name]
             continue
-        strengths[name] = {}
+        found: dict[str, float] = {}
         start = None
         for level in LEVELS:
-            value = float(f"{calibrate(name, level / 255, metric, images, image_ids=ids, start=start):.3g}")
-            strengths[name][str(level)] = value
+            value = float(
+                f"{calibrate(name, level / 255, metric, images, image_ids=ids, start=start, tolerance=0.03):.3g}"
+            )
+            found[str(level)] = value
             began = time.perf_counter()
             attack = load_attack(name, **{ATTACKS[name].strength: value})
             result = attack.craft(metric, images, image_ids=ids)
@@ -66,11 +65,17 @@ def main() -> None:
                 flush=True,
             )
             start = 2 * value
+        keep(name, found, ids)
+
+
+def keep(name: str, found: dict[str, float], ids: list[str]) -> None:
+    """Write one attack's presets; those of others stay as they are."""
+    strengths = json.loads(FILE.read_text(encoding="utf-8"))["strengths"] if FILE.exists() else {}
     record = {
         "about": "values of each attack's strength option for a mean l_inf of 2, 4, 8 and 16 / 255",
         "made_by": "python benchmarks/attack_presets.py",
         "images": ids,
-        "strengths": strengths,
+        "strengths": dict(sorted({**strengths, name: found}.items())),
     }
     FILE.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

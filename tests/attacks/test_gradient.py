@@ -96,8 +96,8 @@ class Odd(nn.Module):
 
     def forward(self, images):
         mark = images[:, 0, 0, 0].detach()
-        score = images.mean(dim=(1, 2, 3)) * (mark != 0)
-        return torch.where(mark == 1, score + (images[:, 1, 0, 0] * 0 - 1).sqrt(), score)
+        root = (torch.where(mark == 1, -1.0, 1.0) + 0 * images[:, 1, 0, 0]).sqrt()
+        return images.mean(dim=(1, 2, 3)) * (mark != 0) * root
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if ATTACKS[name].uses_gradient])
@@ -154,9 +154,7 @@ def test_expectation_over_a_smoothed_metric(through, linear_metric, middling):
     smoothed = MedianSmoothing(linear_metric(), 0.1, 9, clip=False)
     attack = load_attack("ifgsm", steps=3, eot_samples=4, through=through)
     result = attack.craft(smoothed, middling)
-    best = middling + EPS * smoothed.base.network.weight.sign() if hasattr(smoothed, "base") else None
-    if best is not None:
-        assert torch.allclose(result.images, best, atol=1e-5)
+    assert torch.allclose(result.images, middling + EPS * smoothed.metric.network.weight.sign(), atol=1e-5)
     assert torch.equal(result.images, attack(smoothed, middling))
 
 
