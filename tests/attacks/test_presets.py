@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from certiqa.attacks import ATTACKS, calibrate, load_attack, preset_options
 from certiqa.attacks.presets import LEFT_OUT, LEVELS, mean_linf, presets
 from certiqa.attacks.registry import options_of
+from certiqa.entry.identity import register_resolvers
 from certiqa.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "conf" / "attack").glob("*.yaml"))
@@ -56,7 +57,13 @@ def test_calibrate_without_search_and_without_success(curved_metric, images):
 def test_configs_are_the_defaults(path):
     if path.stem not in ATTACKS:
         pytest.skip("not one attack")
-    config = yaml.safe_load(path.read_text())
+    register_resolvers()
+    config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     attack = ATTACKS[path.stem]
     assert config.pop("_target_") == f"certiqa.attacks.{attack.__name__}"
     assert set(config) <= set(options_of(attack))
+    configured, default = (
+        {key: value for key, value in vars(made).items() if isinstance(value, bool | int | float | str)}
+        for made in (load_attack(path.stem, **config), load_attack(path.stem))
+    )
+    assert configured == default
