@@ -152,7 +152,9 @@ class Zhang(AdamAttack):
             -> ``(N,)``.
         start_noise: largest value of the uniform noise that it starts from, in [0, 1] pixel units; above 0, since a
             distance has no gradient at the clean image.
-        options: ``best``, ``eot_samples``, ``through``, see :class:`~certiqa.attacks.adam.AdamAttack`.
+        best: return the best iterate by that objective; by default the last, as in the paper, since the best is often
+            an early one, whatever the learning rate.
+        options: ``eot_samples``, ``through``, see :class:`~certiqa.attacks.adam.AdamAttack`.
     """
 
     name = "zhang"
@@ -165,9 +167,10 @@ class Zhang(AdamAttack):
         weight: float = 1.0,
         distance: str | Distance = "ssim",
         start_noise: float = 1 / 255,
+        best: bool = False,
         **options: object,
     ) -> None:
-        super().__init__(learning_rate, steps=steps, **options)  # type: ignore[arg-type]
+        super().__init__(learning_rate, steps=steps, best=best, **options)  # type: ignore[arg-type]
         non_negative(self, weight=weight)
         if not 0 < start_noise <= 1:
             raise UserError(
