@@ -42,13 +42,15 @@ class Attack:
 
     Attributes:
         name: what tables call it.
-        norm: of its budget ``eps``: "linf", "l2", "l0", or "none" where the attack bounds itself otherwise.
+        norm: of its budget ``eps``: "linf", "l2", "rmse", "l0", or "none" where the attack bounds itself otherwise.
+        strength: the option that makes it stronger or weaker, which presets of equal l_inf set.
         uses_gradient: whether it differentiates the metric; black-box attacks never do.
         rounds: whether its images are rounded to 8 bits before they are scored, since people attack files.
     """
 
     name = "attack"
     norm = "linf"
+    strength = "eps"
     uses_gradient = True
     rounds = True
 

@@ -111,7 +111,7 @@ class IFGSM(GradientAttack):
     def __init__(
         self, eps: float = 10 / 255, *, steps: int = 10, step_size: float | None = None, **options: object
     ) -> None:
-        super().__init__(eps, steps=steps, step_size=eps / steps if step_size is None else step_size, **options)  # type: ignore[arg-type]
+        super().__init__(eps, steps=steps, step_size=eps / max(steps, 1) if step_size is None else step_size, **options)  # type: ignore[arg-type]
 
 
 class MIFGSM(IFGSM):

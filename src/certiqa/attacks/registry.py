@@ -5,13 +5,22 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from certiqa.attacks.apgd import APGD
 from certiqa.attacks.base import Attack
+from certiqa.attacks.colour import ABOffset, AdvCF
 from certiqa.attacks.gradient import AMIFGSM, FGSM, IFGSM, MIFGSM, PGDL2, PGDLinf
+from certiqa.attacks.perceptual import MADC, SSAH, Korhonen, Zhang
+from certiqa.attacks.spatial import StAdv
 from certiqa.attacks.suite import Noise
 from certiqa.errors import UserError, suggest
 
 ATTACKS: dict[str, type[Attack]] = {
-    attack.name: attack for attack in (FGSM, IFGSM, MIFGSM, AMIFGSM, PGDLinf, PGDL2, Noise)
+    attack.name: attack
+    for attack in (
+        *(FGSM, IFGSM, MIFGSM, AMIFGSM, PGDLinf, PGDL2, APGD),
+        *(MADC, Korhonen, Zhang, SSAH, AdvCF, ABOffset, StAdv),
+        Noise,
+    )
 }
 
 
