@@ -1,8 +1,14 @@
 """Attacks on quality metrics: each sees a metric, defended or not, and is adaptive by that."""
 
 from certiqa.attacks.base import Attack, AttackResult
+from certiqa.attacks.blackbox import BlackBox
+from certiqa.attacks.evolution import OnePixel
 from certiqa.attacks.gradient import AMIFGSM, FGSM, IFGSM, MIFGSM, PGDL2, GradientAttack, PGDLinf
+from certiqa.attacks.nes import NES
+from certiqa.attacks.parsimonious import Parsimonious
+from certiqa.attacks.patch import PatchRS
 from certiqa.attacks.registry import ATTACKS, load_attack
+from certiqa.attacks.square import Ran, Square
 from certiqa.attacks.target import Target
 
 __all__ = [
@@ -11,11 +17,18 @@ __all__ = [
     "FGSM",
     "IFGSM",
     "MIFGSM",
+    "NES",
     "PGDL2",
     "Attack",
     "AttackResult",
+    "BlackBox",
     "GradientAttack",
+    "OnePixel",
     "PGDLinf",
+    "Parsimonious",
+    "PatchRS",
+    "Ran",
+    "Square",
     "Target",
     "load_attack",
 ]
