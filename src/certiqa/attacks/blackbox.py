@@ -43,9 +43,9 @@ class BlackBox(Attack):
 
     A subclass writes the search on one image as its paper has it, as a generator that yields a :class:`Query` and is
     sent the values J ``(count,)``, on the CPU. The searches of a batch go on side by side, and what they ask for is
-    scored together; each goes as it would alone, as far as the metric rounds alike in batches of other sizes: a tie that
-    rounding breaks can send a search another way. The best image seen is returned, the clean one included, so J never
-    decreases.
+    scored together; each goes as it would alone, as far as the metric rounds alike in batches of any size: a near tie
+    that rounding decides can send a search another way. The best image seen is returned, the clean one included, so J
+    never decreases.
 
     Args:
         eps: radius of the ball, in [0, 1] pixel units, where the attack has one.

@@ -7,15 +7,18 @@ from typing import Any
 
 from certiqa.attacks.base import Attack
 from certiqa.attacks.evolution import OnePixel
+from certiqa.attacks.generator import GenerativeUAP
 from certiqa.attacks.gradient import AMIFGSM, FGSM, IFGSM, MIFGSM, PGDL2, PGDLinf
 from certiqa.attacks.nes import NES
 from certiqa.attacks.parsimonious import Parsimonious
 from certiqa.attacks.patch import PatchRS
+from certiqa.attacks.patterns import UAP, CumulativeUAP
 from certiqa.attacks.square import Ran, Square
 from certiqa.errors import UserError, suggest
 
 ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (FGSM, IFGSM, MIFGSM, AMIFGSM, PGDLinf, PGDL2)}
 ATTACKS |= {attack.name: attack for attack in (Square, NES, Parsimonious, OnePixel, PatchRS, Ran)}
+ATTACKS |= {attack.name: attack for attack in (UAP, CumulativeUAP, GenerativeUAP)}
 
 
 def load_attack(name: str, **options: Any) -> Attack:
