@@ -14,7 +14,7 @@ from certiqa.metrics import FrozenMetric, QualityMetric
 
 NAMES = ("square", "ran", "nes", "parsimonious", "onepixel", "patch_rs")
 QUERIES = 90
-OPTIONS = {"nes": {"step_size": 1.0, "pairs": 8}}  # with steps that a small budget can feel
+OPTIONS = {"nes": {"step_size": 1.0, "pairs": 8}, "parsimonious": {"blocks": 2}}  # which a small budget can feel
 
 
 def make(name, queries=QUERIES, **options):
@@ -153,13 +153,13 @@ def test_square_nears_the_linear_optimum_from_below(linear_metric, images):
     metric = linear_metric()
     optimum = best_of_linear(metric, images, 0.1)
     shares = []
-    for queries in (100, 3000):
+    for queries in (100, 2000):
         result = Square(0.1, queries=queries).craft(metric, images)
         gain = metric(result.unrounded) - metric(images)
         assert bool((gain <= optimum + 1e-6).all())
         shares.append(float((gain / optimum).min()))
     assert shares[1] > shares[0]
-    assert shares[1] > 0.85
+    assert shares[1] > 0.8
 
 
 def test_parsimonious_reaches_the_linear_optimum(linear_metric, images):
@@ -170,25 +170,18 @@ def test_parsimonious_reaches_the_linear_optimum(linear_metric, images):
     torch.testing.assert_close(metric(result.unrounded) - metric(images), best_of_linear(metric, images, 0.1))
 
 
-def test_parsimonious_starts_with_the_blocks_signs(linear_metric):
+def test_a_pass_of_parsimonious_finds_the_signs_of_block_sums(linear_metric):
     metric = linear_metric().double()
     image = torch.full((1, 3, 8, 8), 0.5, dtype=torch.float64)
     attack = Parsimonious(0.1, blocks=2, queries=5000)
     search = attack.search(image[0], float(metric(image)), torch.Generator().manual_seed(0))
-    query, asked = next(search), 1
-    while asked < 60:  # one pass over 12 blocks, and no more than 60 queries
-        candidates = query.build(0, query.count)
-        if query.count > 12:
-            break
-        asked += query.count
-        last = candidates
-        query = search.send(metric(candidates))
+    query = next(search)
+    while query.count <= 12:  # until the pass over the finer grid begins
+        query = search.send(metric(query.build(0, query.count)))
+    corner = query.build(0, query.count).median(dim=0).values  # its candidates each try another block
     block_sums = metric.network.weight.view(3, 2, 4, 2, 4).sum(dim=(2, 4))
     signs = block_sums.sign().repeat_interleave(4, 1).repeat_interleave(4, 2)
-    flips = (last - 0.5).sign() != signs
-    assert query.count > 12  # the pass over the finer grid has begun
-    # the last candidates each try one block of the other sign
-    assert bool((flips.flatten(1).sum(1) <= 16).all())
+    torch.testing.assert_close(corner, 0.5 + 0.1 * signs)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (40, 56), (7, 3)])
@@ -297,5 +290,5 @@ def test_the_configuration_is_the_class_defaults(name, pytestconfig):
     assert values.pop("_target_") == f"certiqa.attacks.{ATTACKS[name].__name__}"
     assert set(values) == set(options_of(ATTACKS[name])) - ({"eps"} - set(values))
     configured, default = ATTACKS[name](**values), ATTACKS[name]()
-    assert {key: value for key, value in vars(configured).items()} == vars(default)
+    assert vars(configured) == vars(default)
     assert issubclass(ATTACKS[name], BlackBox) == (name in NAMES)
