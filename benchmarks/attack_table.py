@@ -2,8 +2,8 @@
 
     python benchmarks/attack_table.py
 
-Gradient attacks on 60 test images of mini, black-box attacks with 500 queries on 20 of them; each attack has a mean l_inf
-of 4/255 by its eps or its preset, measured on validation photographs. Prints Markdown and writes the numbers to
+Gradient attacks on 60 test images of mini, black-box attacks with 500 queries on 20 of them; each attack has a mean
+l_inf of 4/255 by its eps or its preset, measured on validation photographs. Prints Markdown and writes the numbers to
 outputs/bench/attacks.json. Universal attacks are trained on 200 training images.
 """
 

@@ -38,6 +38,13 @@ def uniform_start(target: Target, images: Tensor, eps: float, name: str) -> Tens
     return project_linf(images + eps * start, images, eps)
 
 
+def tile(pattern: Tensor, height: int, width: int) -> Tensor:
+    """Return patterns ``(..., h, w)`` repeated from the upper left corner and cropped to ``(..., height, width)``."""
+    down, across = -(-height // pattern.shape[-2]), -(-width // pattern.shape[-1])
+    repeats = [1] * (pattern.ndim - 2)
+    return pattern.repeat(*repeats, down, across)[..., :height, :width]
+
+
 class Sign:
     """The step of fastest ascent in l_inf: the sign of the gradient; zero stays zero."""
 

@@ -8,9 +8,16 @@ from typing import Any
 from certiqa.attacks.apgd import APGD
 from certiqa.attacks.base import Attack
 from certiqa.attacks.colour import ABOffset, AdvCF
+from certiqa.attacks.evolution import OnePixel
+from certiqa.attacks.generator import GenerativeUAP
 from certiqa.attacks.gradient import AMIFGSM, FGSM, IFGSM, MIFGSM, PGDL2, PGDLinf
+from certiqa.attacks.nes import NES
+from certiqa.attacks.parsimonious import Parsimonious
+from certiqa.attacks.patch import PatchRS
+from certiqa.attacks.patterns import UAP, CumulativeUAP
 from certiqa.attacks.perceptual import MADC, SSAH, Korhonen, Zhang
 from certiqa.attacks.spatial import StAdv
+from certiqa.attacks.square import Ran, Square
 from certiqa.attacks.suite import Noise
 from certiqa.errors import UserError, suggest
 
@@ -19,6 +26,8 @@ ATTACKS: dict[str, type[Attack]] = {
     for attack in (
         *(FGSM, IFGSM, MIFGSM, AMIFGSM, PGDLinf, PGDL2, APGD),
         *(MADC, Korhonen, Zhang, SSAH, AdvCF, ABOffset, StAdv),
+        *(UAP, CumulativeUAP, GenerativeUAP),
+        *(Square, Ran, NES, Parsimonious, OnePixel, PatchRS),
         Noise,
     )
 }

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from certiqa.attacks import Attack, AttackResult
+from certiqa.attacks import Attack, AttackResult, UniversalAttack
 from certiqa.attacks.suite import members, noise_like
 from certiqa.callbacks.gallery import save_picture
 from certiqa.callbacks.records import Records
@@ -67,6 +67,27 @@ class Attacks(pl.Callback):
     def label(self, name: str) -> str:
         """Return what records call an attack: a transfer attack is another one."""
         return name if self.aim == "defense" else f"{name} (transfer)"
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Fit universal attacks that have no pattern yet on the training images, and keep the pattern in the folder."""
+        assert isinstance(pl_module, DefenseModule)
+        for name, attack in self.attacks.items():
+            if not isinstance(attack, UniversalAttack) or attack.pattern is not None:
+                continue
+            path = self.folder / f"attack-{name}.safetensors"
+            if path.is_file():
+                attack.load(path)
+                continue
+            if trainer.world_size > 1:
+                raise UserError(
+                    f"attack '{name}' is fitted before it is applied, by one process: run once with trainer.devices=1, "
+                    f"then give attack.pattern_file={path}"
+                )
+            aim = pl_module.defense if self.aim == "defense" else pl_module.base_metric
+            with torch.inference_mode(False), torch.enable_grad():
+                loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+                attack.fit(aim, loader, self.direction, seed=self.seed)
+            attack.save(path)
 
     def on_test_batch_end(
         self,
