@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from certiqa.data.batches import CheckedLoader, ReadOrSay, collate_crops, collate_whole, first_readable
 from certiqa.data.images import ImageDataset
+from certiqa.data.reading import Size
 from certiqa.data.registry import load_dataset
 from certiqa.errors import UserError
 
@@ -31,6 +33,15 @@ class QualityDataModule(pl.LightningDataModule):
         num_workers: processes that read images.
         seed: of the order and crops; both are functions of (seed, epoch, image) alone.
         cache: folder for what the data set makes; None for the default.
+        resize: length of the shorter side to which every image is resized when it is read, or (height, width); None
+            for the files' own sizes.
+        resize_filter: "bicubic", "bilinear" or "lanczos", all antialiased.
+        prepare: make the resized copies in the cache before they are needed; those that are there are read in any
+            case, and are what reading the originals gives, see :mod:`certiqa.data.shrunk`.
+        test_crops: ``{size, number}``: the metric is to average over crops, see
+            :class:`certiqa.metrics.CropAveraged`; acted on where the metric is built.
+        on_error: "raise" stops at an image that cannot be read; "skip" records it as failed in a test, leaves it out of
+            validation, and takes the next one in training.
     """
 
     def __init__(
@@ -46,6 +57,11 @@ class QualityDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         cache: str | Path | None = None,
+        resize: int | Sequence[int] | None = None,
+        resize_filter: str = "bicubic",
+        prepare: bool = False,
+        test_crops: Mapping[str, int] | None = None,
+        on_error: str = "raise",
     ) -> None:
         super().__init__()
         if test not in ("quick", "all"):
@@ -62,12 +78,18 @@ class QualityDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.cache = cache
+        self.resize = resize
+        self.resize_filter = resize_filter
+        self.prepare = prepare
+        self.test_crops = test_crops
+        self.on_error = on_error
         self._sets: dict[str, ImageDataset] = {}
 
     def dataset(self, split: str) -> ImageDataset:
         """Return a split, loaded once."""
         if split not in self._sets:
-            self._sets[split] = load_dataset(self.dataset_name, split, cache=self.cache)
+            images = load_dataset(self.dataset_name, split, cache=self.cache)
+            self._sets[split] = images.reading(self.resize, self.resize_filter, self.on_error)
         return self._sets[split]
 
     @property
@@ -104,8 +126,13 @@ class QualityDataModule(pl.LightningDataModule):
         """Return batches of training crops, in an order that depends on (seed, epoch) alone."""
         crops = TrainingCrops(self.train_set, self.crop, self.seed)
         order = EpochOrder(len(crops), self.seed, *self._rank_and_world())
-        return DataLoader(
-            crops, self.batch_size, sampler=order, num_workers=self.num_workers, drop_last=len(order) >= self.batch_size
+        return CheckedLoader(
+            crops,
+            self.batch_size,
+            sampler=order,
+            num_workers=self.num_workers,
+            drop_last=len(order) >= self.batch_size,
+            collate_fn=collate_crops,
         )
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -117,8 +144,10 @@ class QualityDataModule(pl.LightningDataModule):
         return self._whole_images(self.test_set)
 
     def _whole_images(self, images: ImageDataset) -> DataLoader[dict[str, Any]]:
-        batches = SizeBatches(images.sizes(), self.eval_batch_size, *self._rank_and_world())
-        return DataLoader(images, batch_sampler=batches, num_workers=self.num_workers)
+        batches = SizeBatches(images.sizes_or_none(), self.eval_batch_size, *self._rank_and_world())
+        return CheckedLoader(
+            ReadOrSay(images), batch_sampler=batches, num_workers=self.num_workers, collate_fn=collate_whole
+        )
 
     def _rank_and_world(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
@@ -151,13 +180,13 @@ class SizeBatches(Sampler[list[int]]):
     """Batches of images of one size; of several ranks each takes its share, none twice and none left out.
 
     Args:
-        sizes: (height, width) of every image.
+        sizes: (height, width) of every image, None where that is not known.
         batch_size: images per batch at most.
         rank, world: this process and how many there are.
     """
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], batch_size: int, rank: int = 0, world: int = 1) -> None:
-        groups: dict[tuple[int, int], list[int]] = {}
+    def __init__(self, sizes: Sequence[Size | None], batch_size: int, rank: int = 0, world: int = 1) -> None:
+        groups: dict[Size | None, list[int]] = {}
         for row in range(rank, len(sizes), world):
             groups.setdefault(sizes[row], []).append(row)
         self.batches = [
@@ -184,16 +213,19 @@ class TrainingCrops(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
-        item = self.images[index]
+        item = first_readable(self.images, index)
+        if "failure" in item:
+            return item
         item["epoch"] = epoch
         item["is_crop"] = self.crop is not None
         if self.crop is not None:
             height, width = item["image"].shape[-2:]
             if min(height, width) < self.crop:
-                raise UserError(
+                item["failure"] = (
                     f"image '{item['image_id']}' is {height}x{width}, smaller than the training crop of {self.crop}; "
-                    f"set data.crop={min(height, width)} or less"
+                    f"set data.crop={min(height, width)} or less, or resize the images to more with data.resize"
                 )
+                return item
             generator = np.random.default_rng([self.seed, epoch, index])
             top = int(generator.integers(height - self.crop + 1))
             left = int(generator.integers(width - self.crop + 1))

@@ -22,6 +22,7 @@ NOT_SEMANTIC = (
     "callbacks.progress",
     "data.num_workers",
     "data.cache",
+    "data.prepare",
     "data.eval_batch_size",
     "defense.batch_size",
     "defense.workers",

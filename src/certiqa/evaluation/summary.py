@@ -38,8 +38,9 @@ def summarise(
         mos_range: scale (low, high) of the data set's opinion scores; without it the errors are null.
 
     Returns:
-        flat lower-case keys. Certified figures stand once without suffix, at ``primary_radius``, and once per
-        radius with the suffix ``_r<radius>``.
+        flat lower-case keys. ``num_failed`` counts the images that are left out of every figure; where there are
+        any, ``num_skipped`` says of how many the file could not be read (``data.on_error=skip``). Certified figures
+        stand once without suffix, at ``primary_radius``, and once per radius with the suffix ``_r<radius>``.
     """
     clean = table[table["attack"] == NO_ATTACK]
     failed = clean["failure"].notna()
@@ -48,6 +49,7 @@ def summarise(
     images = clean.drop_duplicates("image_id")
     summary: dict[str, Any] = {"num_images": len(images), "num_failed": num_failed}
     if num_failed:
+        summary["num_skipped"] = table[table["skipped"].notna()]["image_id"].nunique()
         summary["first_failure"] = table[table["failure"].notna()]["failure"].iloc[0]
     if images.empty:
         return summary
