@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from certiqa.data.batches import CheckedLoader, ReadOrSay, collate_crops, collat
 from certiqa.data.images import ImageDataset
 from certiqa.data.reading import Size
 from certiqa.data.registry import load_dataset
+from certiqa.data.shrunk import shrunken
 from certiqa.errors import UserError
 
 
@@ -84,6 +85,7 @@ class QualityDataModule(pl.LightningDataModule):
         self.test_crops = test_crops
         self.on_error = on_error
         self._sets: dict[str, ImageDataset] = {}
+        self._parts: dict[str, ImageDataset] = {}
 
     def dataset(self, split: str) -> ImageDataset:
         """Return a split, loaded once."""
@@ -95,11 +97,14 @@ class QualityDataModule(pl.LightningDataModule):
     @property
     def train_set(self) -> ImageDataset:
         """The images trained on."""
-        return self.dataset("train")
+        return self._once("train", lambda: self.dataset("train"))
 
     @property
     def validation_set(self) -> ImageDataset:
         """The images that validation looks at: an even spread over the short validation list."""
+        return self._once("validation", self._choose_validation)
+
+    def _choose_validation(self) -> ImageDataset:
         whole = self.dataset("quick_validation")
         if self.validation_images is None or self.validation_images >= len(whole):
             return whole
@@ -109,10 +114,24 @@ class QualityDataModule(pl.LightningDataModule):
     @property
     def test_set(self) -> ImageDataset:
         """The images tested."""
+        return self._once("test", self._choose_test)
+
+    def _choose_test(self) -> ImageDataset:
         whole = self.dataset("quick" if self.test == "quick" else "test")
         if self.limit_test is None or self.limit_test >= len(whole):
             return whole
         return whole.subset(record.image_id for record in whole.records[: self.limit_test])
+
+    def _once(self, part: str, choose: Callable[[], ImageDataset]) -> ImageDataset:
+        """Return the images of a part, chosen once, with the resized copies that there are or are to be made."""
+        if part not in self._parts:
+            images = choose()
+            if self.resize is not None:
+                images = images.with_records(
+                    shrunken(images.records, self.cache, self.resize, self.resize_filter, make=self.prepare)
+                )
+            self._parts[part] = images
+        return self._parts[part]
 
     def prepare_data(self) -> None:
         """Make or fetch what is missing, once per machine."""

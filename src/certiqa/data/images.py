@@ -152,7 +152,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         """
         if on_error not in ON_ERROR:
             raise UserError(f"data.on_error must be raise or skip, got '{on_error}'")
-        images = self._with(self.records)
+        images = self.with_records(self.records)
         images.resize = check_resize(resize, resize_filter)
         images.resize_filter = resize_filter
         images.on_error = on_error
@@ -161,9 +161,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
     def subset(self, ids: Iterable[str]) -> ImageDataset:
         """Return the data set of these image ids, in this order."""
         by_id = {record.image_id: record for record in self.records}
-        return self._with([by_id[name] for name in ids])
+        return self.with_records([by_id[name] for name in ids])
 
-    def _with(self, records: Sequence[ImageRecord]) -> ImageDataset:
+    def with_records(self, records: Sequence[ImageRecord]) -> ImageDataset:
+        """Return a data set like this one of other records; their ids are not looked at again."""
         images = copy.copy(self)
         images.records = list(records)
         images._sizes = None
