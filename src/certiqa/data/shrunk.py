@@ -118,7 +118,7 @@ def prepare_shrunk(
             jobs = [Path(image) for image in images if not _is_there(Path(image), folder, wanted, resize_filter)]
             side = wanted if isinstance(wanted, int) else max(wanted or (0,))
             check_space(folder, len(jobs) * side * side * 4 // 3 * BYTES_PER_PIXEL, f"preparing {len(jobs)} images")
-            return _make_all(jobs, folder, wanted, resize_filter, workers or _cores())
+            return _make_all(jobs, folder, wanted, resize_filter, workers or cores())
     except OSError as error:
         raise UserError(
             f"cannot write resized images to '{folder}': {error}; free space there, or set CERTIQA_CACHE or data.cache "
@@ -171,5 +171,6 @@ def _make_some(images: Sequence[Path], folder: Path, resize: Resize, resize_filt
     return failures
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
