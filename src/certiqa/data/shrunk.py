@@ -28,7 +28,7 @@ from certiqa.storage.files import check_space, write_aside
 
 SHORTER_SIDE = 512
 BYTES_PER_PIXEL = 2  # of a PNG of a photograph, rather more than less
-CHUNK = 8  # images per task of a worker process
+CHUNK = 4  # images per task of a worker process
 
 
 def shrunken(

@@ -23,9 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--out", type=Path, default=Path("outputs/distortions.png"), help="default outputs/distortions.png"
     )
     fetch = commands.add_parser("fetch", help="download a data set, or say how to get it")
-    verify = commands.add_parser(
-        "verify", help="check counts, tables and images; exits with 1 if one is wrong"
-    )
+    verify = commands.add_parser("verify", help="check counts, tables and images; exits with 1 if one is wrong")
     prepare = commands.add_parser("prepare", help="make a data set's images, or resized copies, before the first run")
     for command in (fetch, verify, prepare):
         command.add_argument("name", metavar="NAME", help="koniq, kadid, spaq or nips2017; to prepare also mini")
