@@ -39,6 +39,7 @@ format: $(STAMP)  ## rewrite the code in the project's format
 bench: $(STAMP)  ## speed, as ratios against a reference in the same run (docs/performance.md)
 	$(BIN)/python benchmarks/certification.py
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/data.py
 
 docs: $(STAMP)  ## the table of docs/mini.md, made again (about an hour on 2 cores)
 	$(BIN)/python benchmarks/mini_table.py

@@ -101,11 +101,12 @@ def test_budget_grid_and_seed(name, metric, photographs):
     if attack.uses_gradient:
         assert result.gradient_calls > 0
     else:
-        assert result.gradient_calls == 0 < result.forward_calls
+        assert result.gradient_calls == 0
+        assert result.forward_calls > 0 or name == "noise"
 
 
 @pytest.mark.parametrize("direction", ["raise", "lower"])
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "noise"])
 def test_moves_the_score_more_than_noise_of_equal_norm(name, direction, metric, photographs):
     attack = make(name)
     sign = 1 if direction == "raise" else -1

@@ -116,6 +116,16 @@ def test_evaluate_without_weights_says_what_is_shipped(composed):
         build_defense(config, build_metric(config), trained=True)
 
 
+def test_test_crops_make_the_metric_a_mean_over_crops(composed):
+    metric = build_metric(composed("data.test_crops={size:192,number:5}"))
+    assert (metric.size, metric.number, metric.min_size, metric.name) == (192, 5, 192, "mini")
+    for wrong in ("{size:192}", "7"):
+        with pytest.raises(UserError, match=r"data.test_crops must be null or of the form \{size: 224, number: 25\}"):
+            build_metric(composed(f"data.test_crops={wrong}"))
+    with pytest.raises(UserError, match=r"data.crop=64 is smaller than data.test_crops.size=192.*set data.crop=192"):
+        build_metric(composed("data.test_crops={size:192,number:5}", "data.crop=64"))
+
+
 def test_a_contradicting_objective_is_an_error(composed):
     with pytest.raises(UserError, match=r"defense=dms_iqa trains with objective=mse_ranking, but objective=mse"):
         check_objective(composed("defense=dms_iqa", "objective=mse"))
@@ -130,6 +140,7 @@ def test_a_metric_of_the_users_own_needs_its_target_alone(composed):
 @pytest.mark.parametrize(
     "change",
     ["seed=1", "sigma=0.1", "num_samples=99", "defense=dms", "trainer.max_steps=7", "data.test=all", "data.crop=64",
+     "data.resize=300", "data.resize_filter=bilinear", "data.test_crops={size:192,number:4}", "data.on_error=skip",
      "certification.confidence=0.99", "trainer.precision=bf16-mixed", "objective.ranking_weight=0.1"],
 )  # fmt: skip
 def test_the_hash_follows_what_decides_the_numbers(composed, change):
@@ -139,7 +150,8 @@ def test_the_hash_follows_what_decides_the_numbers(composed, change):
 @pytest.mark.parametrize(
     "change",
     ["data.num_workers=3", "data.eval_batch_size=1", "defense.batch_size=7", "trainer.devices=2", "logger=none",
-     "fresh=true", "data.cache=elsewhere", "name=mine", "paths.outputs=there", "trainer.accelerator=cpu"],
+     "fresh=true", "data.cache=elsewhere", "data.prepare=true", "name=mine", "paths.outputs=there",
+     "trainer.accelerator=cpu"],
 )  # fmt: skip
 def test_the_hash_ignores_where_and_how_fast(composed, change):
     assert identity.config_hash(composed()) == identity.config_hash(composed(change))

@@ -96,6 +96,10 @@ def make_run(
     summary |= {"versions": {"certiqa": "0.1.0", "torch": "2.8.0"}, "config_hash": "3f2a9c17be04"}
     summary |= {"data_fingerprint": "b1946ac92492", "weights_fingerprint": "591785b794601e21"}
     summary |= {"command": "python train.py defense=dms_iqa metric=mini data=mini"}
+    if attacks:
+        figures = {"gain": 0.1, "gain_low": 0.08, "gain_high": 0.12, "gain_of_noise": 0.01, "srocc": 0.4}
+        summary |= {f"attack_{key}_ifgsm": value for key, value in figures.items()}
+        summary |= {"attacks": ["ifgsm"], "attack_warnings": ["ifgsm is only one attack"]}
     for ending, values in (("", score), ("_undefended", clean)):
         summary[f"srocc{ending}"] = float(stats.spearmanr(sign * values, mos)[0])
         summary[f"plcc{ending}"] = float(stats.pearsonr(sign * values, mos)[0])
@@ -406,7 +410,10 @@ def test_attacks_stand_apart_as_measured(tmp_path):
     page = page_of(tmp_path)
     assert "Attacks, measured" in page.text
     assert "ifgsm" in page.text
-    assert "+0.400" in page.text
+    assert "10.0 %" in page.text.replace("\u202f", " ")
+    assert "8.00 % to 12.0 %" in page.text.replace("\u202f", " ")
+    assert "ifgsm is only one attack" in page.text
+    assert "Attacks beside the certificate" in page.text
 
 
 def test_large_run_stays_small(tmp_path):

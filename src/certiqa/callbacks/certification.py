@@ -131,7 +131,7 @@ class Certification(Records):
     ) -> None:
         """Certify a batch at the primary radius with few draws, from a stream of its own."""
         assert isinstance(pl_module, DefenseModule)
-        if not self.validation_samples:
+        if not self.validation_samples or not batch["image_id"]:
             return
         bounds = certify(
             require_certifiable(pl_module.defense),

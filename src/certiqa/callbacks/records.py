@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class Records(pl.Callback):
     ) -> None:
         """Record the images of the batch that have no record yet."""
         assert isinstance(pl_module, DefenseModule)
+        self.store_skipped(batch.get("failed", ()))
         keep = [row for row, name in enumerate(batch["image_id"]) if name not in self.store]
         if not keep:
             return
@@ -82,6 +83,13 @@ class Records(pl.Callback):
                 failure = f"metric '{pl_module.base_metric.name}' scored {clean} on image {facts['image_id']} as it is"
                 rows = [{**more, "failure": failure} for more in rows]
             self.store.append([{**facts, **more} for more in rows])
+
+    def store_skipped(self, failed: Sequence[Row]) -> None:
+        """Record images that could not be read, with the reason, once."""
+        for item in failed:
+            if item["image_id"] not in self.store:
+                numbers = {key: plain(float(item[key])) for key in ("mos", "mos_normalised")}
+                self.store.append([{**item, **numbers, "score_clean": None, "score": None, "skipped": True}])
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Wait for the other ranks: the first merges what all have written."""

@@ -5,7 +5,8 @@ for Lightning.
 """
 
 from certiqa.data.distortions import DISTORTIONS, distort
-from certiqa.data.images import ImageDataset, ImageRecord, read_image, to_tensor
+from certiqa.data.images import ImageDataset, ImageRecord, to_tensor
+from certiqa.data.reading import read_image
 from certiqa.data.registry import DATASETS, load_dataset
 from certiqa.storage.cache import cache_root
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from certiqa.data.batches import CheckedLoader, ReadOrSay, collate_crops, collate_whole, first_readable
 from certiqa.data.images import ImageDataset
+from certiqa.data.reading import Size
 from certiqa.data.registry import check_options, load_dataset
+from certiqa.data.shrunk import shrunken
 from certiqa.errors import UserError
 
 
@@ -31,6 +34,15 @@ class QualityDataModule(pl.LightningDataModule):
         num_workers: processes that read images.
         seed: of the order and crops; both are functions of (seed, epoch, image) alone.
         cache: folder for what the data set makes; None for the default.
+        resize: length of the shorter side to which every image is resized when it is read, or (height, width); None
+            for the files' own sizes.
+        resize_filter: "bicubic", "bilinear" or "lanczos", all antialiased.
+        prepare: make the resized copies in the cache before they are needed; those that are there are read in any
+            case, and are what reading the originals gives, see :mod:`certiqa.data.shrunk`.
+        test_crops: ``{size, number}``: the metric is to average over crops, see
+            :class:`certiqa.metrics.CropAveraged`; acted on where the metric is built.
+        on_error: "raise" stops at an image that cannot be read; "skip" records it as failed in a test, leaves it out of
+            validation, and takes the next one in training.
         root: folder of the data set's files; None for ``$CERTIQA_DATA``.
         split_seed: of splits that are not official.
         options: what else the data set's loader takes, see :func:`certiqa.data.load_dataset`.
@@ -51,6 +63,11 @@ class QualityDataModule(pl.LightningDataModule):
         cache: str | Path | None = None,
         root: str | Path | None = None,
         split_seed: int = 0,
+        resize: int | Sequence[int] | None = None,
+        resize_filter: str = "bicubic",
+        prepare: bool = False,
+        test_crops: Mapping[str, int] | None = None,
+        on_error: str = "raise",
         **options: Any,
     ) -> None:
         super().__init__()
@@ -72,12 +89,18 @@ class QualityDataModule(pl.LightningDataModule):
         self.root = root
         self.split_seed = split_seed
         self.options = options
+        self.resize = resize
+        self.resize_filter = resize_filter
+        self.prepare = prepare
+        self.test_crops = test_crops
+        self.on_error = on_error
         self._sets: dict[str, ImageDataset] = {}
+        self._parts: dict[str, ImageDataset] = {}
 
     def dataset(self, split: str) -> ImageDataset:
         """Return a split, loaded once."""
         if split not in self._sets:
-            self._sets[split] = load_dataset(
+            images = load_dataset(
                 self.dataset_name,
                 split,
                 root=self.root,
@@ -85,16 +108,20 @@ class QualityDataModule(pl.LightningDataModule):
                 split_seed=self.split_seed,
                 **self.options,
             )
+            self._sets[split] = images.reading(self.resize, self.resize_filter, self.on_error)
         return self._sets[split]
 
     @property
     def train_set(self) -> ImageDataset:
         """The images trained on."""
-        return self.dataset("train")
+        return self._once("train", lambda: self.dataset("train"))
 
     @property
     def validation_set(self) -> ImageDataset:
         """The images that validation looks at: an even spread over the short validation list."""
+        return self._once("validation", self._choose_validation)
+
+    def _choose_validation(self) -> ImageDataset:
         whole = self.dataset("quick_validation")
         if self.validation_images is None or self.validation_images >= len(whole):
             return whole
@@ -104,10 +131,24 @@ class QualityDataModule(pl.LightningDataModule):
     @property
     def test_set(self) -> ImageDataset:
         """The images tested."""
+        return self._once("test", self._choose_test)
+
+    def _choose_test(self) -> ImageDataset:
         whole = self.dataset("quick" if self.test == "quick" else "test")
         if self.limit_test is None or self.limit_test >= len(whole):
             return whole
         return whole.subset(record.image_id for record in whole.records[: self.limit_test])
+
+    def _once(self, part: str, choose: Callable[[], ImageDataset]) -> ImageDataset:
+        """Return the images of a part, chosen once, with the resized copies that there are or are to be made."""
+        if part not in self._parts:
+            images = choose()
+            if self.resize is not None:
+                images = images.with_records(
+                    shrunken(images.records, self.cache, self.resize, self.resize_filter, make=self.prepare)
+                )
+            self._parts[part] = images
+        return self._parts[part]
 
     def prepare_data(self) -> None:
         """Make or fetch what is missing, once per machine."""
@@ -122,8 +163,13 @@ class QualityDataModule(pl.LightningDataModule):
         self._require_crops()
         crops = TrainingCrops(self.train_set, self.crop, self.seed)
         order = EpochOrder(len(crops), self.seed, *self._rank_and_world())
-        return DataLoader(
-            crops, self.batch_size, sampler=order, num_workers=self.num_workers, drop_last=len(order) >= self.batch_size
+        return CheckedLoader(
+            crops,
+            self.batch_size,
+            sampler=order,
+            num_workers=self.num_workers,
+            drop_last=len(order) >= self.batch_size,
+            collate_fn=collate_crops,
         )
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -135,8 +181,10 @@ class QualityDataModule(pl.LightningDataModule):
         return self._whole_images(self.test_set)
 
     def _whole_images(self, images: ImageDataset) -> DataLoader[dict[str, Any]]:
-        batches = SizeBatches(images.sizes(), self.eval_batch_size, *self._rank_and_world())
-        return DataLoader(images, batch_sampler=batches, num_workers=self.num_workers)
+        batches = SizeBatches(images.sizes_or_none(), self.eval_batch_size, *self._rank_and_world())
+        return CheckedLoader(
+            ReadOrSay(images), batch_sampler=batches, num_workers=self.num_workers, collate_fn=collate_whole
+        )
 
     def _require_crops(self) -> None:
         """Raise UserError before any step where an image is smaller than the training crops.
@@ -151,10 +199,15 @@ class QualityDataModule(pl.LightningDataModule):
                     f"train on crops with data.crop={min(map(min, sizes))} or less, or with data.batch_size=1"
                 )
             return
-        small = [row for row, size in enumerate(sizes) if min(size) < self.crop]
+        known = [
+            (size, record)
+            for size, record in zip(self.train_set.sizes_or_none(), self.train_set.records, strict=True)
+            if size
+        ]
+        small = [(size, record) for size, record in known if min(size) < self.crop]
         if small:
-            row = min(small, key=lambda row: min(sizes[row]))
-            raise too_small(self.train_set.records[row].image_id, sizes[row], self.crop, len(small))
+            size, record = min(small, key=lambda pair: min(pair[0]))
+            raise too_small(record.image_id, size, self.crop, len(small))
 
     def _rank_and_world(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
@@ -187,13 +240,13 @@ class SizeBatches(Sampler[list[int]]):
     """Batches of images of one size; of several ranks each takes its share, none twice and none left out.
 
     Args:
-        sizes: (height, width) of every image.
+        sizes: (height, width) of every image, None where that is not known.
         batch_size: images per batch at most.
         rank, world: this process and how many there are.
     """
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], batch_size: int, rank: int = 0, world: int = 1) -> None:
-        groups: dict[tuple[int, int], list[int]] = {}
+    def __init__(self, sizes: Sequence[Size | None], batch_size: int, rank: int = 0, world: int = 1) -> None:
+        groups: dict[Size | None, list[int]] = {}
         for row in range(rank, len(sizes), world):
             groups.setdefault(sizes[row], []).append(row)
         self.batches = [
@@ -220,13 +273,16 @@ class TrainingCrops(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
-        item = self.images[index]
+        item = first_readable(self.images, index)
+        if "failure" in item:
+            return item
         item["epoch"] = epoch
         item["is_crop"] = self.crop is not None
         if self.crop is not None:
             height, width = item["image"].shape[-2:]
             if min(height, width) < self.crop:
-                raise too_small(item["image_id"], (height, width), self.crop)
+                item["failure"] = str(too_small(item["image_id"], (height, width), self.crop))
+                return item
             generator = np.random.default_rng([self.seed, epoch, index])
             top = int(generator.integers(height - self.crop + 1))
             left = int(generator.integers(width - self.crop + 1))
@@ -239,7 +295,7 @@ def too_small(image_id: str, size: tuple[int, int], crop: int, number: int = 1) 
     others = f" (the smallest of {number} such images)" if number > 1 else ""
     return UserError(
         f"image '{image_id}'{others} is {size[0]}x{size[1]}, smaller than the training crop of {crop}; "
-        f"set data.crop={min(size)} or less"
+        f"set data.crop={min(size)} or less, or resize the images to more with data.resize"
     )
 
 

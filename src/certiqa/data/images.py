@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from certiqa.data.reading import Resize, Size, UnreadableError, check_resize, image_size, read_image
 from certiqa.errors import UserError
+
+ON_ERROR = ("raise", "skip")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,14 @@ class ImageRecord:
         path: the file.
         mos: opinion score in native units, None where there is none.
         reference_id: the pristine image it was made from; None where there is none.
+        prepared: a resized copy in the cache that is read in its place, see :mod:`certiqa.data.shrunk`; None without.
     """
 
     image_id: str
     path: Path
     mos: float | None
     reference_id: str | None = None
+    prepared: Path | None = None
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -70,7 +77,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.mos_kind = mos_kind
         self.mos_lower_better = mos_lower_better
         self.notes = tuple(notes)
-        self._sizes: list[tuple[int, int]] | None = None
+        self.resize: Resize = None
+        self.resize_filter = "bicubic"
+        self.on_error = "raise"
+        self._sizes: list[Size | None] | None = None
         seen: set[str] = set()
         low, high = mos_range or (-math.inf, math.inf)
         for record in self.records:
@@ -87,9 +97,14 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
+        pixels = read_image(record.prepared or record.path, self.resize, self.resize_filter)
+        return {"image": to_tensor(pixels), **self.facts(index)}
+
+    def facts(self, index: int) -> dict[str, Any]:
+        """Return what is known of an image without reading it."""
+        record = self.records[index]
         mos = math.nan if record.mos is None else record.mos
         return {
-            "image": to_tensor(read_image(record.path)),
             "mos": mos,
             "mos_normalised": self.normalised(mos),
             "image_id": record.image_id,
@@ -110,47 +125,69 @@ class ImageDataset(Dataset[dict[str, Any]]):
         """Whether every image has an opinion score."""
         return all(record.mos is not None for record in self.records)
 
-    def sizes(self) -> list[tuple[int, int]]:
-        """Return (height, width) of every image, from the files' headers; read once."""
+    def sizes(self) -> list[Size]:
+        """Return (height, width) of every image whose header can be read; see :meth:`sizes_or_none`."""
+        return [size for size in self.sizes_or_none() if size is not None]
+
+    def sizes_or_none(self) -> list[Size | None]:
+        """Return (height, width) of every image, from the files' headers; read once.
+
+        A header that cannot be read gives None where ``on_error`` is "skip".
+
+        Raises:
+            UserError: naming the first such file where it is "raise", or if there is no other.
+        """
         if self._sizes is None:
-            self._sizes = [image_size(record.path) for record in self.records]
+            sizes = [self._size(record) for record in self.records]
+            if sizes and not any(sizes):
+                raise UserError(
+                    f"none of the {len(sizes)} images of data set '{self.name}' can be read, the first of them "
+                    f"'{self.records[0].path}'; is the data set complete?"
+                )
+            self._sizes = sizes
         return self._sizes
+
+    def _size(self, record: ImageRecord) -> Size | None:
+        try:
+            return image_size(record.prepared or record.path, self.resize)
+        except UnreadableError as error:
+            if self.on_error == "raise":
+                raise UnreadableError(f"{error}, or pass over such images with data.on_error=skip") from error
+            log.warning("%s (skipped)", error)
+            return None
+
+    def reading(
+        self,
+        resize: int | Sequence[int] | None = None,
+        resize_filter: str = "bicubic",
+        on_error: str = "raise",
+    ) -> ImageDataset:
+        """Return the same images, read otherwise.
+
+        Args:
+            resize: length of the shorter side, or (height, width); None for the files' own sizes.
+            resize_filter: "bicubic", "bilinear" or "lanczos", all antialiased.
+            on_error: "raise" stops at an image that cannot be read, "skip" goes on with the others.
+        """
+        if on_error not in ON_ERROR:
+            raise UserError(f"data.on_error must be raise or skip, got '{on_error}'")
+        images = self.with_records(self.records)
+        images.resize = check_resize(resize, resize_filter)
+        images.resize_filter = resize_filter
+        images.on_error = on_error
+        return images
 
     def subset(self, ids: Iterable[str]) -> ImageDataset:
         """Return the data set of these image ids, in this order."""
         by_id = {record.image_id: record for record in self.records}
-        return ImageDataset(
-            [by_id[name] for name in ids],
-            mos_range=self.mos_range,
-            name=self.name,
-            fingerprint=self.fingerprint,
-            mos_kind=self.mos_kind,
-            mos_lower_better=self.mos_lower_better,
-            notes=self.notes,
-        )
+        return self.with_records([by_id[name] for name in ids])
 
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of an image file without decoding it; raises UserError naming an unreadable file."""
-    with _opened(path) as image:
-        return image.height, image.width
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file as RGB uint8 ``(H, W, 3)``; raises UserError naming an unreadable file."""
-    with _opened(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as image:
-            yield image
-    except FileNotFoundError as error:
-        raise UserError(f"no image at '{path}'; is the data set complete?") from error
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise UserError(f"cannot read the image '{path}': {error}; replace the file") from error
+    def with_records(self, records: Sequence[ImageRecord]) -> ImageDataset:
+        """Return a data set like this one of other records; their ids are not looked at again."""
+        images = copy.copy(self)
+        images.records = list(records)
+        images._sizes = None
+        return images
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from certiqa.data.distortions import DISTORTIONS, distort
-from certiqa.data.images import read_image
 from certiqa.data.mini import ASSETS, LEVELS, cell_means
+from certiqa.data.reading import read_image
 from certiqa.errors import UserError, suggest
 
 THUMB = (192, 144)

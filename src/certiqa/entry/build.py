@@ -19,7 +19,7 @@ from certiqa.defenses import MedianSmoothing
 from certiqa.denoisers import shipped_denoisers
 from certiqa.entry.identity import fraction
 from certiqa.errors import UserError
-from certiqa.metrics import QualityMetric, as_metric, require_metric
+from certiqa.metrics import CropAveraged, QualityMetric, as_metric, require_metric
 from certiqa.training import DefenseModule
 
 RUN_OF_ATTACK = ("direction", "aim", "save_images")
@@ -56,8 +56,22 @@ def check_objective(config: DictConfig) -> None:
 
 
 def build_metric(config: DictConfig) -> QualityMetric:
-    """Build the frozen metric and check that it keeps the contract."""
-    return require_metric(build(config.metric))
+    """Build the frozen metric and check that it keeps the contract.
+
+    ``data.test_crops`` makes it the mean over crops: what is certified and attacked then is that mean.
+    """
+    metric = require_metric(build(config.metric))
+    crops = config.data.get("test_crops")
+    if not crops:
+        return metric
+    if not OmegaConf.is_dict(crops) or set(crops) != {"size", "number"}:
+        raise UserError(f"data.test_crops must be null or of the form {{size: 224, number: 25}}, got {crops}")
+    if config.task == "train" and config.objective and (config.data.get("crop") or crops.size) < crops.size:
+        raise UserError(
+            f"data.crop={config.data.crop} is smaller than data.test_crops.size={crops.size}, but the same metric "
+            f"scores the images of the training; set data.crop={crops.size} or more, or smaller test crops"
+        )
+    return CropAveraged(metric, crops.size, crops.number)
 
 
 def build_defense(config: DictConfig, metric: QualityMetric, *, trained: bool) -> QualityMetric:

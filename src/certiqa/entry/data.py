@@ -1,4 +1,4 @@
-"""``certiqa-data``: look at the data certiqa makes. ``certiqa-data sheet`` draws the distortions for the eye."""
+"""``certiqa-data``: get, check, prepare and look at data sets."""
 
 from __future__ import annotations
 
@@ -22,19 +22,82 @@ def main(arguments: list[str] | None = None) -> None:
     sheet.add_argument(
         "--out", type=Path, default=Path("outputs/distortions.png"), help="default outputs/distortions.png"
     )
-    prepare = commands.add_parser("prepare", help="make a data set's images now instead of at the first run")
-    prepare.add_argument("name", choices=["mini"])
+    fetch = commands.add_parser("fetch", help="download a data set, or say how to get it")
+    verify = commands.add_parser("verify", help="check counts, tables and images; exits with 1 if one is wrong")
+    prepare = commands.add_parser("prepare", help="make a data set's images, or resized copies, before the first run")
+    for command in (fetch, verify, prepare):
+        command.add_argument("name", metavar="NAME", help="koniq, kadid, spaq or nips2017; to prepare also mini")
+        command.add_argument("--root", type=Path, help="its folder; default $CERTIQA_DATA/NAME")
+    fetch.add_argument("--parts", nargs="*", default=[], metavar="PART", help="default: all that are not optional")
+    fetch.add_argument("--keep", action="store_true", help="keep the archives in the cache")
+    verify.add_argument("--all", action="store_true", help="decode every image instead of a sample")
+    prepare.add_argument("--resize", type=int, default=512, help="length of the shorter side (default 512)")
+    prepare.add_argument("--filter", default="bilinear", help="bilinear (default), bicubic or lanczos")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "sheet":
             _sheet(chosen.image, chosen.types, chosen.seed, chosen.out)
+        elif chosen.command == "fetch":
+            _fetch(chosen.name, chosen.root, chosen.parts, keep=chosen.keep)
+        elif chosen.command == "verify":
+            _verify(chosen.name, chosen.root, all_images=chosen.all)
         else:
-            from certiqa.data.mini import prepare_mini
-
-            print(prepare_mini())
+            _prepare(chosen.name, chosen.root, chosen.resize, chosen.filter)
     except UserError as error:
         print(f"certiqa-data: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("certiqa-data: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fetch(name: str, root: Path | None, parts: list[str], *, keep: bool) -> None:
+    from certiqa.data.fetching import fetch_source
+    from certiqa.data.sources import source_of
+
+    source = source_of(name)
+    if not source.parts:
+        raise UserError(source.advice())
+    folder = source.root(root, must_exist=False)
+    for line in fetch_source(source, folder, parts, keep=keep):
+        print(line)
+    print(f"{source.title} is in {folder}; check it with: certiqa-data verify {name}")
+
+
+def _verify(name: str, root: Path | None, *, all_images: bool) -> None:
+    from certiqa.data.sources import source_of
+    from certiqa.data.verifying import images_of, verify_source
+
+    source = source_of(name)
+    folder = source.root(root)
+    faults = verify_source(source, folder, all_images=all_images)
+    if faults:
+        raise UserError("\n  ".join([f"{source.title} in '{folder}' is not as published:", *faults]))
+    counts = ", ".join(f"{len(paths)} in {group}" for group, paths in images_of(source, folder).items())
+    print(f"{source.title} in {folder} is as published: {counts}")
+
+
+def _prepare(name: str, root: Path | None, resize: int, resize_filter: str) -> None:
+    if name == "mini":
+        from certiqa.data.mini import prepare_mini
+
+        print(prepare_mini())
+        return
+    from certiqa.data.shrunk import copies_folder, prepare_shrunk
+    from certiqa.data.sources import source_of
+    from certiqa.data.verifying import images_of
+
+    source = source_of(name)
+    folder = source.root(root)
+    paths = [path for group in images_of(source, folder).values() for path in group]
+    if not paths:
+        raise UserError(f"no images of {source.title} in '{folder}'. {source.advice()}")
+    failures = prepare_shrunk(paths, copies_folder(), resize, resize_filter)
+    print(f"{len(paths) - len(failures)} images prepared in {copies_folder()}")
+    print(f"used with: data={name} data.resize={resize} data.resize_filter={resize_filter}")
+    if failures:
+        listed = "\n  ".join(list(failures.values())[:5])
+        raise UserError(f"{len(failures)} images cannot be read, the first:\n  {listed}")
 
 
 def _sheet(image: Path | None, types: list[str] | None, seed: int, out: Path) -> None:

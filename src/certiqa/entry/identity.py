@@ -25,6 +25,7 @@ NOT_SEMANTIC = (
     "data.num_workers",
     "data.cache",
     "data.root",
+    "data.prepare",
     "data.eval_batch_size",
     "defense.batch_size",
     "defense.workers",

@@ -16,6 +16,7 @@ import torch
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
+from rich.markup import escape
 
 from certiqa import __version__
 from certiqa.callbacks import Certification, Records
@@ -105,9 +106,16 @@ def run(config: DictConfig) -> None:
         return
     print_summary(summary)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
-    if summary.get("num_failed"):
+    if summary.get("num_skipped"):
+        console.print(
+            f"[yellow]{summary['num_skipped']} images could not be read and were skipped; their records say why. "
+            f"The first: {escape(summary['first_failure'])}[/yellow]",
+            soft_wrap=True,
+        )
+    scored, failed = summary.get("num_images", 0), summary.get("num_failed", 0)
+    if failed > summary.get("num_skipped", 0) or (failed and not scored):
         raise UserError(
-            f"{summary['num_failed']} of {summary['num_failed'] + summary['num_images']} images could not be scored "
+            f"{failed} of {failed + scored} images could not be scored "
             f"and are left out of every figure; their records say why. The first: {summary['first_failure']}"
         )
 

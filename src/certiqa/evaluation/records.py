@@ -21,7 +21,7 @@ COLUMNS = (
     *("image_id", "path", "reference_id", "mos", "mos_normalised"),
     *("score_clean", "score", "lower", "upper", "joint_lower", "joint_upper", "median_lower", "median_upper"),
     *("radius", "radius_at_noise", "sigma", "num_samples", "confidence", "joint_confidence", "abstained"),
-    *("stop", "randomised", "failure"),
+    *("stop", "randomised", "failure", "skipped"),
     *("attack", "score_attacked", "linf", "l2", "psnr", "ssim"),
 )
 """Columns every records file has, empty where they do not apply; a part of the run may add more."""

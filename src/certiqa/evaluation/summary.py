@@ -47,8 +47,9 @@ def summarise(
             that 1 is perfect agreement and errors stay what they are.
 
     Returns:
-        flat lower-case keys. Certified figures stand once without suffix, at ``primary_radius``, and once per
-        radius with the suffix ``_r<radius>``.
+        flat lower-case keys. ``num_failed`` counts the images that are left out of every figure; where there are
+        any, ``num_skipped`` says of how many the file could not be read (``data.on_error=skip``). Certified figures
+        stand once without suffix, at ``primary_radius``, and once per radius with the suffix ``_r<radius>``.
     """
     clean = table[table["attack"] == NO_ATTACK]
     failed = clean["failure"].notna()
@@ -57,6 +58,7 @@ def summarise(
     images = clean.drop_duplicates("image_id")
     summary: dict[str, Any] = {"num_images": len(images), "num_failed": num_failed}
     if num_failed:
+        summary["num_skipped"] = table[table["skipped"].notna()]["image_id"].nunique()
         summary["first_failure"] = table[table["failure"].notna()]["failure"].iloc[0]
     if images.empty:
         return summary

@@ -3,6 +3,7 @@
 from certiqa.metrics.base import FrozenMetric, QualityMetric, as_metric
 from certiqa.metrics.check import MetricCheck, check_metric, require_metric
 from certiqa.metrics.clipiqa import ClipiqaPlusMetric
+from certiqa.metrics.crops import CropAveraged
 from certiqa.metrics.dbcnn import DbcnnMetric
 from certiqa.metrics.linearity import LinearityMetric
 from certiqa.metrics.metaiqa import MetaiqaMetric
@@ -14,6 +15,7 @@ from certiqa.metrics.spaq import SpaqMetric
 __all__ = [
     "METRICS",
     "ClipiqaPlusMetric",
+    "CropAveraged",
     "DbcnnMetric",
     "FrozenMetric",
     "LinearityMetric",

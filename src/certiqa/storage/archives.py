@@ -14,6 +14,10 @@ from certiqa.storage.files import aside, byte_progress, check_space, in_bytes
 from certiqa.storage.listings import BLOCK, FAILURES, DamagedError, Entry, entries
 
 
+class RefusedError(UserError):
+    """An archive that is damaged or must not be unpacked: fetched again it may be another."""
+
+
 def extract(
     archive: str | Path,
     folder: str | Path,
@@ -37,7 +41,8 @@ def extract(
         progress: show a bar on stderr if that is a terminal.
 
     Raises:
-        UserError: if the archive is damaged or refused, or cannot be written; nothing is left behind then.
+        RefusedError: if the archive is damaged or refused.
+        UserError: it is one too, and if it cannot be written. Nothing is left behind then.
     """
     archive, folder = Path(archive), Path(folder)
     try:
@@ -58,7 +63,7 @@ def extract(
     except FAILURES as error:
         # bz2 and gzip tell damage as an OSError, but one without a number
         if not isinstance(error, OSError) or error.errno is None:
-            raise UserError(
+            raise RefusedError(
                 f"the archive '{archive}' is damaged, cut short or of an unknown kind: {error}; fetch it again"
             ) from error
         raise UserError(
@@ -79,7 +84,9 @@ def _checked(
     total = count = 0
 
     def refuse(reason: str) -> UserError:
-        return UserError(f"the archive '{archive}' is refused: {reason}; nothing was unpacked, get it from its source")
+        return RefusedError(
+            f"the archive '{archive}' is refused: {reason}; nothing was unpacked, get it from its source"
+        )
 
     for entry in listing:
         count += 1

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
 from certiqa.data.distortions import DISTORTIONS, distort
-from certiqa.data.images import ImageDataset, read_image, to_tensor
+from certiqa.data.images import ImageDataset, to_tensor
 from certiqa.data.mini import ASSETS, CROP, LEVELS, SPLITS, cell_means
+from certiqa.data.reading import read_image
 from certiqa.data.registry import load_dataset
 from certiqa.errors import UserError
 from certiqa.evaluation import measures

@@ -174,6 +174,8 @@ class DefenseModule(pl.LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Log the PSNR of denoised validation images; returns the undefended scores."""
         images, ids = batch["image"], batch["image_id"]
+        if not ids:
+            return {"score_clean": images.new_empty(0)}  # none of the batch's images could be read
         if isinstance(self.defense, MedianSmoothing) and self.defense.denoiser is not None:
             noisy = self.defense.noisy(images, ids, [0] * len(ids), self.seed, "validate")
             error = F.mse_loss(self.defense.denoise(noisy), self._prepared(batch))
@@ -182,6 +184,8 @@ class DefenseModule(pl.LightningModule):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return the undefended scores; callbacks do what else a test does."""
+        if not batch["image_id"]:
+            return {"score_clean": batch["image"].new_empty(0)}  # none of the batch's images could be read
         return {"score_clean": self.base_metric(batch["image"])}
 
     # -- checkpoints ---------------------------------------------------------------------------------------

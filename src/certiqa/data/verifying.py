@@ -1,0 +1,143 @@
+"""Whether a data set on disk is whole: counts, tables against files, and images that decode."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from certiqa.data.fetching import remembered
+from certiqa.data.reading import UnreadableError, read_image
+from certiqa.data.registry import DATASETS
+from certiqa.data.shrunk import cores
+from certiqa.data.sources import Source, Table
+from certiqa.errors import UserError
+
+SAMPLE = 50
+SHOWN = 5
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def verify_source(source: Source, root: Path, *, all_images: bool = False, workers: int | None = None) -> list[str]:
+    """Return what is wrong with a data set, a line for each kind of fault; empty if nothing is.
+
+    Args:
+        source: the data set.
+        root: its folder.
+        all_images: decode every image, in parallel with a progress bar, instead of ``SAMPLE`` spread over all.
+        workers: processes that decode; None for one per core.
+    """
+    images = images_of(source, root)
+    if not images:
+        return [f"none of its image folders {', '.join(source.folders)} is in '{root}'. {source.advice()}"]
+    faults = []
+    for folder, paths in images.items():
+        if len(paths) != source.folders[folder]:
+            faults.append(f"{folder} has {len(paths)} images where {source.folders[folder]} are expected")
+    faults += [f"none of {', '.join(group)} is there" for group in source.needs if not _any_there(root, group)]
+    for file in dict.fromkeys(table.file for table in source.tables):
+        if (root / file).is_file():
+            faults += list(_compare(file, [table for table in source.tables if table.file == file], root, images))
+    faults += list(_differ_from_fetched(root))
+    paths = [path for group in images.values() for path in group]
+    if not all_images and len(paths) > SAMPLE:
+        paths = [paths[row] for row in np.linspace(0, len(paths) - 1, SAMPLE).round().astype(int)]
+    faults += _undecodable(paths, workers or cores())
+    faults += _unloadable(source, root) if not faults else []
+    return faults
+
+
+def images_of(source: Source, root: Path) -> dict[str, list[Path]]:
+    """Return the image files of each image folder that is there, by name."""
+    return {
+        folder: sorted(path for path in (root / folder).iterdir() if path.suffix.lower() in SUFFIXES)
+        for folder in source.folders
+        if (root / folder).is_dir()
+    }
+
+
+def _any_there(root: Path, names: Sequence[str]) -> bool:
+    return any((root / name).is_file() for name in names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
+
+
+def _compare(file: str, tables: Sequence[Table], root: Path, images: dict[str, list[Path]]) -> Iterator[str]:
+    """Yield how the rows of a csv and the files of its folders differ; case does not count."""
+    try:
+        with open(root / file, newline="", encoding="utf-8-sig") as opened:
+            first = opened.readline()
+            opened.seek(0)
+            rows = list(csv.DictReader(opened, delimiter=";" if first.count(";") > first.count(",") else ","))
+    except (OSError, ValueError, csv.Error) as error:
+        yield f"{file} cannot be read: {error}"
+        return
+    lacking = [table.column for table in tables if not rows or table.column not in rows[0]]
+    if lacking:
+        yield f"{file} has no rows with a column {' or '.join(lacking)}"
+        return
+    columns = [[f"{(row[table.column] or '').strip()}{table.suffix}" for row in rows] for table in tables]
+    twice = [name for name, count in Counter(columns[0]).items() if count > 1]
+    if twice:
+        yield f"{file} has {len(twice)} images in several rows: {_listed(twice)}"
+    named = {name.lower(): name for names in columns for name in names}
+    for folder in (folder for folder in tables[0].folders if folder in images):
+        files = {path.name.lower(): path.name for path in images[folder]}
+        if missing := [name for key, name in named.items() if key not in files]:
+            yield f"{file} names {len(missing)} images that are not in {folder}: {_listed(missing)}"
+        if unnamed := [name for key, name in files.items() if key not in named]:
+            yield f"{folder} has {len(unnamed)} images that {file} does not name: {_listed(unnamed)}"
+
+
+def _differ_from_fetched(root: Path) -> Iterator[str]:
+    """Yield which files are not those that were fetched."""
+    for part, memory in remembered(root).items():
+        files: dict[str, int] = memory.get("files", {})
+        wrong = [name for name, size in files.items() if not _has_size(root / name, size)]
+        if wrong:
+            yield f"of what was fetched as {part}, {len(wrong)} files are missing or changed: {_listed(wrong)}"
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _undecodable(paths: Sequence[Path], workers: int) -> list[str]:
+    columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    failures = []
+    with Progress(*columns) as progress, ProcessPoolExecutor(min(workers, len(paths) or 1)) as pool:
+        for failure in progress.track(pool.map(_failure, paths, chunksize=16), total=len(paths)):
+            if failure:
+                failures.append(failure)
+    if not failures:
+        return []
+    return [f"{len(failures)} of {len(paths)} images decoded cannot be read: {'; '.join(failures[:SHOWN])}"]
+
+
+def _failure(path: Path) -> str | None:
+    try:
+        read_image(path)
+    except UnreadableError as error:
+        return str(error)
+    return None
+
+
+def _unloadable(source: Source, root: Path) -> list[str]:
+    """Return why the data set's own loader, where there is one, refuses it."""
+    loader = DATASETS.get(source.name)
+    if loader is None or "root" not in inspect.signature(loader).parameters:
+        return []
+    try:
+        loader("test", root=root)
+    except UserError as error:
+        return [str(error)]
+    return []

@@ -1,0 +1,156 @@
+"""One corrupt image among many: the run stops and names it, or goes on and says in its records what it left out."""
+
+import logging
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+
+from certiqa.callbacks import Certification, Records
+from certiqa.data import ImageDataset, ImageRecord, registry
+from certiqa.data.datamodule import QualityDataModule
+from certiqa.defenses import MedianSmoothing
+from certiqa.errors import UserError
+from certiqa.evaluation import RecordStore, summarise
+from certiqa.training import DefenseModule
+
+COUNT = 8
+HEADER, BODY = 2, 5
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Eight images of two sizes, registered as data set ``some``: the header of one is damaged, the body of another."""
+    generator = np.random.default_rng(0)
+    records = []
+    for row in range(COUNT):
+        path = tmp_path / f"{row}.png"
+        Image.fromarray(generator.integers(0, 256, (12, 12 + 4 * (row % 2), 3), np.uint8)).save(path)
+        records.append(ImageRecord(path.name, path, 1 + row / 2))
+    (tmp_path / f"{HEADER}.png").write_bytes(b"\x89PN")
+    content = (tmp_path / f"{BODY}.png").read_bytes()
+    (tmp_path / f"{BODY}.png").write_bytes(content[: len(content) // 2])
+    images = ImageDataset(records, mos_range=(1, 5), name="some", fingerprint="0")
+    monkeypatch.setitem(registry.DATASETS, "some", lambda *_, **__: images)
+    return tmp_path
+
+
+def make(**options):
+    return QualityDataModule("some", test="all", eval_batch_size=3, **options)
+
+
+def run_test(folder, metric, data, recorder):
+    """Test a metric under Lightning and return the compiled records."""
+    options = {"logger": False, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(**options, inference_mode=False, callbacks=[recorder], default_root_dir=folder)
+    trainer.test(DefenseModule(metric), data, verbose=False)
+    return RecordStore(folder / "run").compile()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_skipped_images_are_recorded_as_failed_and_the_others_go_on(folder, curved_metric, workers):
+    data = make(on_error="skip", num_workers=workers)
+    table = run_test(folder, curved_metric, data, Records(folder / "run"))
+    assert len(table) == COUNT
+    failed = table[table.failure.notna()]
+    assert list(failed.image_id) == [f"{HEADER}.png", f"{BODY}.png"]
+    assert list(failed.mos) == [1 + HEADER / 2, 1 + BODY / 2]
+    assert failed.score.isna().all()
+    assert failed.score_clean.isna().all()
+    for name, text in zip(failed.image_id, failed.failure, strict=True):
+        assert f"cannot read the image '{folder / name}'" in text
+    summary = summarise(table, curved_metric, None, mos_range=(1, 5))
+    assert (summary["num_images"], summary["num_failed"], summary["num_skipped"]) == (COUNT - 2, 2, 2)
+    assert summary["srocc"] is not None
+    rest = table[table.failure.isna()]
+    for row in rest.itertuples():
+        image = data.test_set[int(row.image_id[0])]["image"]
+        assert row.score == pytest.approx(float(curved_metric(image[None])[0]), abs=1e-6)
+    again = run_test(folder, curved_metric, make(on_error="skip"), Records(folder / "run"))
+    assert again.equals(table), "a resumed run records nothing twice"
+
+
+def test_certificates_of_the_others_go_on_too(folder, curved_metric):
+    smooth = MedianSmoothing(curved_metric, 0.2, 60)
+    recorder = Certification(folder / "run", radii=[0.05], radius=0.05, confidence=0.9, joint_confidence=0.5)
+    data = make(on_error="skip")
+    recorder.check(smooth, data.test_set.sizes())
+    table = run_test(folder, smooth, data, recorder)
+    assert table.failure.notna().sum() == table.skipped.notna().sum() == 2
+    summary = summarise(table, smooth, 0.05, mos_range=(1, 5))
+    assert summary["num_images"] == COUNT - 2
+    assert summary["abstention_rate"] == 0
+    assert summary["certified_srocc"] is not None
+
+
+def test_validation_leaves_them_out(folder, curved_metric):
+    options = {"logger": False, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(**options, inference_mode=False, default_root_dir=folder)
+    trainer.validate(DefenseModule(MedianSmoothing(curved_metric, 0.2, 20)), make(on_error="skip"), verbose=False)
+    seen = [name for batch in make(on_error="skip").val_dataloader() for name in batch["image_id"]]
+    assert len(seen) == COUNT - 2
+
+
+def test_a_broken_header_stops_the_run_at_the_size_scan(folder, curved_metric):
+    for act in (lambda data: data.test_set.sizes(), lambda data: data.test_dataloader()):
+        with pytest.raises(UserError, match=rf"cannot read the image '.*{HEADER}.png'.*data.on_error=skip"):
+            act(make())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_body_stops_the_run_with_its_name_and_no_traceback(folder, curved_metric, workers):
+    Image.new("RGB", (12, 12)).save(folder / f"{HEADER}.png")
+    with pytest.raises(UserError, match=rf"^cannot read the image '.*{BODY}.png'.*data.on_error=skip$") as caught:
+        run_test(folder, curved_metric, make(num_workers=workers), Records(folder / "run"))
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_takes_the_next_one_and_says_so_once(folder, caplog, workers):
+    def epoch():
+        loader = make(on_error="skip", crop=8, batch_size=4, num_workers=workers).train_dataloader()
+        loader.sampler.set_epoch(1)
+        return list(loader)
+
+    with caplog.at_level(logging.WARNING, "certiqa"):
+        first, again = epoch(), epoch()
+    assert all(torch.equal(one["image"], two["image"]) for one, two in zip(first, again, strict=True))
+    names = sorted(name for batch in first for name in batch["image_id"])
+    expected = [str(row + 1 if row in (HEADER, BODY) else row) for row in range(COUNT)]
+    assert names == sorted(f"{row}.png" for row in expected)
+    if workers == 0:
+        told = [record.message for record in caplog.records if "in its place" in record.message]
+        assert sum(f"{BODY}.png" in text for text in told) == 1
+
+
+def test_training_stops_where_it_is_to(folder):
+    with pytest.raises(UserError, match=r"^cannot read the image .*data.on_error=skip$"):
+        list(make(crop=8, batch_size=4, num_workers=1).train_dataloader())
+
+
+def test_whole_images_of_several_sizes_make_no_training_batch(folder):
+    with pytest.raises(UserError, match=r"several sizes \(12x12, 12x16, ...\) make no batch; .*data.crop=12,"):
+        list(make(on_error="skip", batch_size=8).train_dataloader())
+
+
+def test_where_nothing_can_be_read_that_is_said(folder):
+    for row in range(COUNT):
+        (folder / f"{row}.png").write_bytes(b"")
+    with pytest.raises(UserError, match="none of the 8 images of data set 'some' can be read"):
+        make(on_error="skip").test_dataloader()
+    with pytest.raises(UserError, match="none of the 8 images of data set 'some' can be read"):
+        list(make(on_error="skip", crop=8).train_dataloader())
+
+
+def test_resizing_is_part_of_reading(folder):
+    data = make(on_error="skip", resize=[10, 14])
+    assert {tuple(batch["image"].shape[-2:]) for batch in data.test_dataloader() if batch["image_id"]} == {(10, 14)}
+    assert set(data.test_set.sizes()) == {(10, 14)}
+    assert set(make(on_error="skip", resize=6).test_set.sizes()) == {(6, 6), (6, 8)}
+
+
+def test_wrong_options_are_named(folder):
+    with pytest.raises(UserError, match="data.on_error must be raise or skip, got 'ignore'"):
+        make(on_error="ignore").test_set  # noqa: B018
