@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from certiqa.data.batches import CheckedLoader, collate_crops
 from certiqa.data.datamodule import EpochOrder, QualityDataModule, TrainingCrops, collect_images
 from certiqa.errors import UserError
 
@@ -34,9 +35,11 @@ def test_an_epoch_visits_every_image_once():
 
 def test_a_crop_larger_than_the_image_is_refused_by_name(mini_cache):
     for workers in (0, 1):
-        loader = QualityDataModule(crop=300, num_workers=workers, cache=mini_cache).train_dataloader()
+        data = QualityDataModule(crop=300, num_workers=workers, cache=mini_cache)
         with pytest.raises(UserError, match=r"^image .* is 224x224, smaller than the training crop of 300; set"):
-            next(iter(loader))
+            data.train_dataloader()
+        with pytest.raises(UserError, match=r"^image .* is 224x224, smaller than the training crop of 300; set"):
+            next(iter(CheckedLoader(TrainingCrops(data.train_set, 300, 0), sampler=[(0, 1)], collate_fn=collate_crops)))
 
 
 def test_crops_lie_inside_the_image(mini_cache):

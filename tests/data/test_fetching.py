@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from certiqa.data import fetching, sources
+from certiqa.data import fetching, sources, verifying
 from certiqa.data.fetching import MEMORY, fetch_source
+from certiqa.data.registry import DATASETS
 from certiqa.data.sources import SOURCES
 from certiqa.data.verifying import verify_source
 from certiqa.entry import data as cli
@@ -103,6 +104,7 @@ def kadid(server, monkeypatch, tmp_path):
     part = dataclasses.replace(SOURCES["kadid"].parts[0], url=server.url)
     source = dataclasses.replace(SOURCES["kadid"], parts=(part,), folders={"images": len(NAMES)})
     monkeypatch.setitem(sources.SOURCES, "kadid", source)
+    monkeypatch.delitem(DATASETS, "kadid")  # the loader needs more than one reference photograph
     return source
 
 
@@ -256,3 +258,12 @@ def test_the_official_sources_are_sound():
             assert part.max_bytes or len(part.lands) == 1
         for name in source.folders:
             assert name in source.tree
+
+
+def test_verify_asks_the_loader_too(tmp_path, miniatures):
+    root = tmp_path / "kadid10k"
+    miniatures.kadid(root, references=12, types=1, levels=2)
+    assert verifying._unloadable(SOURCES["kadid"], root) == []
+    table = next(root.rglob("dmos.csv"))
+    table.write_text(table.read_text().replace("dist_img", "somebody"))
+    assert "dmos.csv" in verifying._unloadable(SOURCES["kadid"], root)[0]
