@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -188,3 +189,24 @@ def test_dbcnn_trains_on_koniq_as_the_readme_says_it(roots, tmp_path, monkeypatc
     call("train.py", "defense=dms_iqa", "metric=dbcnn", "data=koniq", *small, outputs=tmp_path, **more)
     _, summary = run_of(tmp_path, "train")
     assert (summary["status"], summary["metric"], summary["num_images"]) == ("finished", "dbcnn", 4)
+
+
+@pytest.mark.full
+def test_your_own_images_as_the_docs_say(tmp_path, miniatures):
+    text = (ROOT / "docs" / "data.md").read_text()
+    lines = re.findall(r"^python (evaluate\.py) (data=folder \S+(?: data\.scores=\S+)?)", text, re.MULTILINE)
+    assert len(lines) == 2
+    photos = tmp_path / "photos"
+    for seed in range(6):
+        miniatures.write_image(photos / f"{seed}.png", seed=seed)
+    scores = "".join(f"{seed}.png,{1 + 0.6 * seed}\n" for seed in range(6))
+    (tmp_path / "scores.csv").write_text(f"image,mos\n{scores}")
+    for number, (script, options) in enumerate(lines):
+        chosen = options.replace("data.root=photos", f"data.root={photos}")
+        chosen = chosen.replace("data.scores=scores.csv", f"data.scores={tmp_path / 'scores.csv'}").split()
+        fast = ["defense=ms", "num_samples=30", "certification.radii=[0.06]", "certification.joint_confidence=null"]
+        splits = ["data.splits=all"] if number else []
+        call(script, *chosen, *fast, *splits, "data.num_workers=0", outputs=tmp_path / str(number))
+        _, summary = run_of(tmp_path / str(number), "evaluate")
+        assert summary["num_images"] == 6
+        assert (summary["srocc"] is None) == (number == 0) if "srocc" in summary else number == 0
