@@ -81,12 +81,17 @@ def test_a_transfer_attack_is_another_one(tmp_path, mini_cache):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["attack=ifgms"], "no option 'ifgms' for attack"),
         (["attack=ifgsm", "attack.eps=2"], "attack.eps of ifgsm must be at most 1"),
-        (["attack=ifgsm", "attack.eps=0"], "attack.eps of ifgsm must be above 0"),
-        (["attack=ifgsm", "attack.aim=somebody"], "attack.aim must be one of defense, undefended"),
-        (["attack=ifgsm", "attack.direction=up"], "no direction 'up'; there are: raise, lower, away"),
-        (["attack=ifgsm", "defense=jpeg", "defense.backward=none"], "its step 'jpeg' stops it"),
+        *(
+            pytest.param(options, message, marks=pytest.mark.full)
+            for options, message in (
+                (["attack=ifgms"], "no option 'ifgms' for attack"),
+                (["attack=ifgsm", "attack.eps=0"], "attack.eps of ifgsm must be above 0"),
+                (["attack=ifgsm", "attack.aim=somebody"], "attack.aim must be one of defense, undefended"),
+                (["attack=ifgsm", "attack.direction=up"], "no direction 'up'; there are: raise, lower, away"),
+                (["attack=ifgsm", "defense=jpeg", "defense.backward=none"], "its step 'jpeg' stops it"),
+            )
+        ),
     ],
 )
 def test_bad_options_get_one_message(tmp_path, mini_cache, options, message):

@@ -78,7 +78,7 @@ def squares(tmp_path_factory):
         records.append(ImageRecord(f"{number:02d}.png", folder / f"{number:02d}.png", opinion))
     everything = ImageDataset(records, mos_range=MOS_RANGE, name="squares", fingerprint="squares")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry.DATASETS, "squares", lambda split, cache=None: everything)
+        patch.setitem(registry.DATASETS, "squares", lambda split, **_: everything)
         yield everything
 
 

@@ -156,6 +156,7 @@ def test_verify_accepts_what_is_right_and_names_what_is_wrong(cache, capsys, mon
     assert "is a web page" in verdict.notes[-1]
 
 
+@pytest.mark.full
 def test_verify_compares_all_of_pyiqas_models(cache, monkeypatch):
     images = {"probe": torch.rand(3, 64, 64)}
     upstream.dbcnn(cache / "DBCNN_KonIQ10k-2de81c0a.pth")

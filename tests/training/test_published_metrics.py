@@ -59,7 +59,7 @@ def train(name, precision, side, folder, steps=2, **options):
 
 
 @pytest.mark.parametrize("name", sorted(METRICS.keys() - {"mini"}))
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.full)])
 def test_a_denoiser_trains_through_every_metric(name, precision, tmp_path):
     train(name, precision, 64, tmp_path, **SMALL.get(name, {}))
 
