@@ -3,8 +3,9 @@
     python benchmarks/attack_table.py
 
 Gradient attacks on 60 test images of mini, black-box attacks with 500 queries on 20 of them; each attack has a mean
-l_inf of 4/255 by its eps or its preset, measured on validation photographs. Prints Markdown and writes the numbers to
-outputs/bench/attacks.json. Universal attacks are trained on 200 training images.
+l_inf of 4/255 (``--linf``) by its eps or its preset, measured on validation photographs. Attacks that l_inf says little
+of (colours, flows, pixels, patches, l2) stand below with their own defaults. Prints Markdown and writes the numbers to
+outputs/bench/attacks-LINF.json. Universal attacks are trained on 200 training images.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ import torch
 from torch import Tensor
 
 from certiqa.attacks import ATTACKS, load_attack
-from certiqa.attacks.presets import LEFT_OUT, preset_options
+from certiqa.attacks.presets import preset_options, presets
 from certiqa.attacks.suite import noise_like
 from certiqa.data import load_dataset
 from certiqa.evaluation import absolute_gain, bootstrap_interval, image_distances, srocc
 from certiqa.metrics import QualityMetric, load_metric
 
-LINF = 4 / 255
 QUERIES = 500
+OWN_BUDGET = ("advcf", "ab_offset", "stadv", "onepixel", "patch_rs", "pgd_l2")
 
 
 def load(split: str, count: int) -> tuple[Tensor, list[str], np.ndarray]:
@@ -37,23 +38,21 @@ def load(split: str, count: int) -> tuple[Tensor, list[str], np.ndarray]:
     return images, [item["image_id"] for item in items], np.array([item["mos"] for item in items])
 
 
-def options_of(name: str) -> dict[str, object] | None:
-    """Return an attack's options at equal l_inf; None where l_inf means nothing for it."""
-    if name in LEFT_OUT:
-        return None
+def options_of(name: str, linf: float | None) -> dict[str, object]:
+    """Return an attack's options at equal l_inf, or with None its own defaults."""
     options: dict[str, object] = {}
-    if ATTACKS[name].norm == "linf":
-        options["eps"] = LINF
-    elif ATTACKS[name].uses_gradient:
-        options |= preset_options(name, LINF)
+    if linf is not None:
+        options = {"eps": linf} if ATTACKS[name].norm == "linf" else preset_options(name, linf)
     if not ATTACKS[name].uses_gradient and name != "noise":
         options["queries"] = QUERIES
     return options
 
 
-def measure(name: str, metric: QualityMetric, images: Tensor, ids: list[str], mos: np.ndarray) -> dict[str, object]:
+def measure(
+    name: str, linf: float | None, metric: QualityMetric, images: Tensor, ids: list[str], mos: np.ndarray
+) -> dict[str, object]:
     """Attack images and return a row of the table."""
-    attack = load_attack(name, **(options_of(name) or {}))
+    attack = load_attack(name, **options_of(name, linf))
     if hasattr(attack, "fit"):
         training, names, _ = load("train", 200)
         batches = [
@@ -72,7 +71,7 @@ def measure(name: str, metric: QualityMetric, images: Tensor, ids: list[str], mo
     low, high = bootstrap_interval(np.mean, gain)
     distances = [image_distances(first, second) for first, second in zip(images, attacked, strict=True)]
     return {
-        "attack": name,
+        "attack": name if linf is not None else f"{name}, own budget",
         "images": len(ids),
         "gain": f"{gain.mean():.3f} [{low:.3f}, {high:.3f}]",
         "noise": f"{absolute_gain(clean, noisy, score_range=metric.score_range).mean():+.3f}",
@@ -91,20 +90,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--black-box-images", type=int, default=20)
-    parser.add_argument("--only", nargs="*", default=list(ATTACKS))
+    parser.add_argument("--linf", type=int, choices=(2, 4, 8, 16), default=4, help="of 255")
+    parser.add_argument("--only", nargs="*", default=list(ATTACKS), choices=list(ATTACKS))
     chosen = parser.parse_args()
     metric = load_metric("mini")
+    at_equal = [(name, chosen.linf / 255) for name in chosen.only if ATTACKS[name].norm == "linf" or name in presets()]
     rows: list[dict[str, object]] = []
-    for name in chosen.only:
-        if options_of(name) is None:
-            continue
+    for name, linf in [*at_equal, *((name, None) for name in chosen.only if name in OWN_BUDGET)]:
         black_box = not ATTACKS[name].uses_gradient and name != "noise"
-        rows.append(measure(name, metric, *load("quick", chosen.black_box_images if black_box else chosen.images)))
+        images = load("quick", chosen.black_box_images if black_box else chosen.images)
+        rows.append(measure(name, linf, metric, *images))
         if len(rows) == 1:
             print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
         cells = (f"{value:.3g}" if isinstance(value, float) else str(value) for value in rows[-1].values())
         print("| " + " | ".join(cells) + " |", flush=True)
-    path = Path(__file__).resolve().parents[1] / "outputs" / "bench" / "attacks.json"
+    path = Path(__file__).resolve().parents[1] / "outputs" / "bench" / f"attacks-{chosen.linf}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n")
     print(f"\nwritten to {path}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 from certiqa.attacks.target import Direction, Target
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric, as_metric
+
+EXPLODING = 100
+"""Ranges of the score that one 8-bit step of every pixel would cover, to first order: above it a gradient explodes."""
 
 
 @dataclass
@@ -24,6 +27,8 @@ class AttackResult:
         unrounded: the same before rounding.
         forward_calls, gradient_calls: images scored without and with a gradient.
         failed: ``(N,)``, images where a gradient or score was not finite.
+        rises: ``(N, 2)``, by how much J had risen after the first step and before the last one, as a share of the
+            range; None where the attack does not climb J by itself, step by step.
         notes: what a reader should know, e.g. that gradients were zero.
     """
 
@@ -32,6 +37,7 @@ class AttackResult:
     forward_calls: int
     gradient_calls: int
     failed: Tensor
+    rises: Tensor | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -46,6 +52,7 @@ class Attack:
         strength: the option that makes it stronger or weaker, which presets of equal l_inf set.
         uses_gradient: whether it differentiates the metric; black-box attacks never do.
         rounds: whether its images are rounded to 8 bits before they are scored, since people attack files.
+        watch: told how many images were scored, after each pass: ``attack.watch = tqdm(total=...).update``.
     """
 
     name = "attack"
@@ -53,6 +60,7 @@ class Attack:
     strength = "eps"
     uses_gradient = True
     rounds = True
+    watch: Callable[[int], object] | None = None
 
     def __init__(self, eps: float | None = None, *, eot_samples: int = 1, through: str = "mean") -> None:
         if self.norm in ("linf", "l2") and (eps is None or not eps > 0):
@@ -114,12 +122,19 @@ class Attack:
             seed=seed,
             eot_samples=self.eot_samples,
             through=self.through,
+            watch=self.watch,
         )
         unrounded = self.perturb(target, images).detach().clamp(0, 1)
         attacked = self.rounded(unrounded, images) if self.rounds else unrounded
         result = AttackResult(attacked, unrounded, target.forward_calls, target.gradient_calls, target.failed)
+        if self.uses_gradient and self.norm in ("linf", "l2") and len(target.trace) >= 3:
+            result.rises = torch.stack([target.trace[1], target.trace[-1]], dim=1) - target.trace[0][:, None]
         result.notes = self.remarks(target)
         return result
+
+    def passes(self) -> int | None:
+        """Return about how often each image will be scored, for a progress bar; None where that is not known."""
+        return getattr(self, "queries", None) or getattr(self, "steps", None)
 
     def perturb(self, target: Target, images: Tensor) -> Tensor:
         """Return attacked images before rounding; the only thing a subclass must define."""
@@ -146,6 +161,13 @@ class Attack:
             notes.append(
                 f"{self.name}: the gradient was zero for {count} of {len(target)} images (masked, or at a flat spot); "
                 "a black-box attack may do better"
+            )
+        # J is a share of the range, so this is what one 8-bit step of every pixel would do to first order
+        exploding = target.steepest / 255 > EXPLODING
+        if target.targets is None and target.metric.range_width and bool(exploding.any()):
+            notes.append(
+                f"{self.name}: the gradient explodes for {int(exploding.sum())} of {len(target)} images: it promises "
+                f"more than {EXPLODING} times the range from one 8-bit step, so its direction says little"
             )
         if bool(target.failed.any()):
             notes.append(f"{self.name}: gradient or score not finite for {int(target.failed.sum())} images")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from certiqa.metrics import QualityMetric
 DIRECTIONS = ("raise", "lower", "away")
 Direction = str | int | Tensor
 THROUGH = ("mean", "median")
+NEARLY = 1e-3  # share of the range within which a score is at its end
 
 
 class Target:
@@ -32,12 +33,15 @@ class Target:
         seed: of that randomness, a stream of its own.
         eot_samples: evaluations of a random metric that one value averages (expectation over transformation).
         through: "mean" differentiates the mean of a smoothed metric's draws, "median" the median itself.
+        watch: told after each pass how many images it scored, e.g. the ``update`` of a tqdm bar.
 
     Attributes:
         forward_calls: images scored without a gradient.
         gradient_calls: images scored with one.
         failed: ``(N,)``, images that had a gradient or value that is not finite.
-        flat: ``(N,)``, images that had a gradient of zero.
+        flat: ``(N,)``, images that had a gradient of zero short of the best value there is.
+        steepest: ``(N,)``, the largest l1 norm of the gradient of J.
+        trace: J ``(N,)`` at each gradient of the whole batch.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Target:
         seed: int = 0,
         eot_samples: int = 1,
         through: str = "mean",
+        watch: Callable[[int], object] | None = None,
     ) -> None:
         if eot_samples < 1 or through not in THROUGH:
             raise UserError(
@@ -64,9 +69,12 @@ class Target:
         self.seed = seed
         self.eot_samples = eot_samples
         self.through = through
+        self.watch = watch
         self.forward_calls = self.gradient_calls = 0
         self.failed = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         self.flat = torch.zeros_like(self.failed)
+        self.steepest = torch.zeros(len(images), device=images.device)
+        self.trace: list[Tensor] = []
         self._round = 0
         self.targets = None if targets is None else targets.to(images)
         self.signs = torch.ones(len(images), device=images.device)
@@ -97,6 +105,15 @@ class Target:
             raise UserError(f"no direction '{direction}'; there are: {', '.join(DIRECTIONS)}, +1 and -1, or a tensor")
         return signs * self.metric.quality_sign
 
+    def _at_its_best(self, values: Tensor, rows: Sequence[int]) -> Tensor:
+        """Return where J is as good as it can be, so that no gradient is to be expected, ``(n,)``."""
+        if self.targets is not None:
+            return values > -(NEARLY**2)
+        if self.metric.hard_bounds is None:
+            return torch.zeros_like(values, dtype=torch.bool)
+        ends = torch.tensor(self.metric.hard_bounds, device=values.device) / (self.metric.range_width or 1.0)
+        return values > (self.signs[list(rows)][:, None] * ends).amax(dim=1) - NEARLY
+
     # -- scores --------------------------------------------------------------------------------------------
 
     def _score(self, images: Tensor, rows: Sequence[int], salt: int) -> Tensor:
@@ -122,7 +139,7 @@ class Target:
         """Return native scores ``(n,)`` of images that belong to ``rows``; the same randomness at every call."""
         rows = range(len(self)) if rows is None else rows
         self.forward_calls += len(rows)
-        return self._score(images, rows, salt=-1)
+        return self._told(self._score(images, rows, salt=-1))
 
     def values(self, images: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         """Return J ``(n,)`` without gradients; the same randomness at every call, so that values can be compared."""
@@ -135,13 +152,23 @@ class Target:
         self.gradient_calls += len(rows)
         self._round += 1
         with torch.enable_grad():
-            return self._value(self._score(images, rows, salt=self._round), rows)
+            return self._told(self._value(self._score(images, rows, salt=self._round), rows))
+
+    def _told(self, answer: Tensor) -> Tensor:
+        if self.watch is not None:
+            self.watch(len(answer))
+        return answer
 
     def gradient(self, images: Tensor, rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Return (J ``(n,)``, gradient of the sum of J); see :meth:`differentiate`."""
         probe = images.detach().clone().requires_grad_(True)
         values = self.objective(probe, rows)
-        return values.detach(), self.differentiate(values, probe, rows)
+        gradient = self.differentiate(values, probe, rows)
+        chosen = list(range(len(self)) if rows is None else rows)
+        self.steepest[chosen] = self.steepest[chosen].maximum(gradient.flatten(1).abs().sum(dim=1).float())
+        if rows is None:
+            self.trace.append(values.detach())
+        return values.detach(), gradient
 
     def differentiate(self, values: Tensor, parameters: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         """Return the gradient of ``values.sum()`` by parameters ``(n, ...)``, one row per image.
@@ -160,7 +187,7 @@ class Target:
         rowwise = gradient.flatten(1)
         finite = rowwise.isfinite().all(dim=1) & values.detach().isfinite()
         self.failed[chosen] |= ~finite
-        self.flat[chosen] |= (rowwise == 0).all(dim=1)
+        self.flat[chosen] |= (rowwise == 0).all(dim=1) & ~self._at_its_best(values.detach(), chosen)
         return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _no_gradient(self) -> str:

@@ -8,6 +8,8 @@ import logging
 import math
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor
 from certiqa.attacks import Attack, AttackResult, UniversalAttack
 from certiqa.attacks.suite import members, noise_like
 from certiqa.callbacks.gallery import save_picture
+from certiqa.callbacks.progress import side_bar
 from certiqa.callbacks.records import Records
 from certiqa.errors import UserError
 from certiqa.evaluation.distances import image_distances
@@ -118,7 +121,9 @@ class Attacks(pl.Callback):
                 }
                 for row in rows
             ]
-            for row, more in zip(facts, self.run(pl_module, attack, batch["image"][rows], facts), strict=True):
+            with attack_bar(trainer, attack, label, len(rows)):
+                found = self.run(pl_module, attack, batch["image"][rows], facts)
+            for row, more in zip(facts, found, strict=True):
                 store.append([{**row, **more}])
 
     def run(
@@ -156,6 +161,8 @@ class Attacks(pl.Callback):
         for place, image_id in enumerate(ids):
             row: dict[str, Any] = {key: plain(float(values[place])) for key, values in scores.items()}
             row |= image_distances(images[place], result.images[place])
+            if result.rises is not None:
+                row["rise_first"], row["rise_last"] = (plain(float(rise)) for rise in result.rises[place])
             row |= {
                 "forward_calls": result.forward_calls / len(ids),
                 "gradient_calls": result.gradient_calls / len(ids),
@@ -207,6 +214,18 @@ class Attacks(pl.Callback):
         except OSError as error:
             raise UserError(f"cannot write '{path}': {error}; free space, or attack.save_images=false") from error
         return str(path.relative_to(self.folder))
+
+
+@contextmanager
+def attack_bar(trainer: pl.Trainer, attack: Attack, label: str, images: int) -> Iterator[None]:
+    """Show how far an attack is on a batch, below the bar of the test."""
+    passes = attack.passes()
+    with side_bar(trainer, label, None if passes is None else passes * images) as advance:
+        attack.watch = advance
+        try:
+            yield
+        finally:
+            attack.watch = None
 
 
 def file_name(label: str) -> str:

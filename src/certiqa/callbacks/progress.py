@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 
 
@@ -23,3 +27,24 @@ class Progress(RichProgressBar):
     def test_description(self) -> str:
         """What the test bar is called."""
         return "testing"
+
+
+@contextmanager
+def side_bar(trainer: pl.Trainer, description: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
+    """Show a bar of its own within a batch; gives what advances it, None where no bars are shown.
+
+    Args:
+        trainer: whose progress bar is shown.
+        description: what is under way.
+        total: how many steps there will be, None if that is not known.
+    """
+    shown = next((bar for bar in trainer.callbacks if isinstance(bar, Progress)), None)  # type: ignore[attr-defined]
+    bars = None if shown is None else shown.progress
+    if bars is None:
+        yield None
+        return
+    task = bars.add_task(f"[white]{description}", total=total)
+    try:
+        yield lambda count: bars.update(task, advance=count)
+    finally:
+        bars.remove_task(task)

@@ -25,8 +25,11 @@ from certiqa.metrics import QualityMetric
 MEASURED = (
     *("score_unrounded", "score_noise", "score_attacked_undefended"),
     *("forward_calls", "gradient_calls", "seconds"),
+    *("rise_first", "rise_last"),
 )
 """Columns that only attacked images have."""
+NOTABLE = 0.02
+"""Share of the range by which one attack must beat another before a reader is warned."""
 WORST = "worst"
 """The suffix of each image's worst case over all attacks of a run."""
 
@@ -53,6 +56,7 @@ def summarise_attacks(table: pd.DataFrame, metric: QualityMetric) -> dict[str, A
         figures = attack_figures(good, metric) | {"num_failed": len(rows) - len(good)}
         summary |= {f"attack_{key}_{name}": value for key, value in figures.items()}
         summary["attack_warnings"] += warnings_of(name, figures)
+    summary["attack_warnings"] += sibling_warnings({name: figures_of(summary, name) for name in names})
     if len(names) > 1:
         worst = worst_case(attacked[attacked["failure"].isna()], metric)
         summary |= {f"attack_{key}_{WORST}": value for key, value in attack_figures(worst, metric).items()}
@@ -78,6 +82,8 @@ def attack_figures(rows: pd.DataFrame, metric: QualityMetric) -> dict[str, Any]:
         figures[f"{name}_mean"] = float(rows[name].astype(float).mean())
     for name in ("forward_calls", "gradient_calls", "seconds"):
         figures[name] = float(rows[name].astype(float).mean())
+    if rows["rise_first"].notna().any():
+        figures |= {name: float(rows[name].astype(float).mean()) for name in ("rise_first", "rise_last")}
     width = metric.range_width
     figures["gain_native"] = float((sign * (attacked - clean)).mean())
     if metric.score_range is None or not width:
@@ -132,4 +138,47 @@ def warnings_of(name: str, figures: dict[str, Any]) -> list[str]:
         found.append(f"{name} moves scores by no more than noise of the same norm: it is masked, or too weak")
     if figures["num_failed"]:
         found.append(f"{name}: {figures['num_failed']} images met a gradient or score that is not finite")
+    first, last = figures.get("rise_first"), figures.get("rise_last")
+    if first is not None and last is not None and last < first - NOTABLE:
+        found.append(
+            f"{name}: more steps do not help, its objective had risen by {first:.3f} of the range after the first step "
+            f"and by {last:.3f} before the last: gradients are noisy or masked; try more attack.eot_samples, smaller "
+            "steps, or another defense.backward"
+        )
+    return found
+
+
+def figures_of(summary: dict[str, Any], name: str) -> dict[str, float]:
+    """Return the figures of an attack that siblings are compared by, those that it has."""
+    wanted = ("mae", "linf_mean", "gradient_calls", "forward_calls")
+    return {key: summary[f"attack_{key}_{name}"] for key in wanted if f"attack_{key}_{name}" in summary}
+
+
+def sibling_warnings(attacks: dict[str, dict[str, float]]) -> list[str]:
+    """Return which attacks do worse than a weaker sibling at no larger l_inf, which speaks for masked gradients.
+
+    Args:
+        attacks: name -> figures of :func:`figures_of`; ``mae`` is the mean absolute change, as a share of the range.
+    """
+    complete = {name: figures for name, figures in attacks.items() if len(figures) == 4}
+    found = []
+    for name, white in complete.items():
+        if white["gradient_calls"] == 0:
+            continue
+        for other, sibling in complete.items():
+            black_box = sibling["gradient_calls"] == 0 and sibling["forward_calls"] > 1
+            fewer_steps = 0 < sibling["gradient_calls"] < white["gradient_calls"]
+            same_budget = abs(sibling["linf_mean"] / white["linf_mean"] - 1) <= 0.05 if white["linf_mean"] else False
+            if not (same_budget and sibling["mae"] > white["mae"] + NOTABLE):
+                continue
+            if black_box:
+                found.append(
+                    f"{other}, which sees scores alone, moves them more than {name} at the same l_inf "
+                    f"({sibling['mae']:.3f} against {white['mae']:.3f} of the range): gradients are masked"
+                )
+            elif fewer_steps:
+                found.append(
+                    f"{other} moves scores more than {name} with more gradients at the same l_inf "
+                    f"({sibling['mae']:.3f} against {white['mae']:.3f} of the range): more steps do not help"
+                )
     return found

@@ -1,0 +1,146 @@
+"""What an attack says of itself when its gradients are not to be trusted."""
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from certiqa.attacks import load_attack
+from certiqa.evaluation.attacked import sibling_warnings, summarise_attacks
+from certiqa.metrics import FrozenMetric
+
+
+class Mean(nn.Module):
+    """The mean, times a slope, at most ``ceiling``."""
+
+    def __init__(self, slope=1.0, ceiling=None):
+        super().__init__()
+        self.slope, self.ceiling = slope, ceiling
+
+    def forward(self, images):
+        scores = self.slope * images.flatten(1).mean(1)
+        return scores if self.ceiling is None else scores.clamp(max=self.ceiling)
+
+
+class Wiggly(nn.Module):
+    """Rises with the mean for a step of 1/255, and falls after it."""
+
+    def forward(self, images):
+        rise = images.flatten(1).mean(1) - 0.5
+        return torch.where(rise < 1.5 / 255, 20 * rise, 60 / 255 - 20 * rise)
+
+
+class Onwards:
+    """Follows no gradient."""
+
+    def reset(self):
+        pass
+
+    def __call__(self, gradient):
+        return torch.ones_like(gradient)
+
+
+GREY = torch.full((2, 3, 8, 8), 0.5)
+
+
+def notes(network, name="ifgsm", hard_bounds=None, **options):
+    metric = FrozenMetric(network, name="tested", score_range=(0, 1), hard_bounds=hard_bounds)
+    attack = load_attack(name, eps=4 / 255, **options)
+    return attack.craft(metric, GREY).notes
+
+
+def test_a_plain_metric_gets_no_note():
+    assert notes(Mean()) == []
+
+
+def test_a_gradient_of_zero_is_told_unless_the_score_is_at_its_end():
+    assert "gradient was zero for 2 of 2 images" in notes(Mean(ceiling=0.3))[0]
+    assert notes(Mean(ceiling=0.505), hard_bounds=(0, 0.505)) == []
+    assert "gradient was zero" in notes(Mean(ceiling=0.505), hard_bounds=(0, 1))[0]
+
+
+def test_an_exploding_gradient_is_told():
+    # one 8-bit step moves the score by slope / 255 ranges
+    assert notes(Mean(slope=90 * 255)) == []
+    assert "the gradient explodes for 2 of 2 images" in notes(Mean(slope=110 * 255))[0]
+
+
+def test_how_far_the_objective_rose_is_kept():
+    metric = FrozenMetric(Mean(), name="tested", score_range=(0, 1))
+    result = load_attack("ifgsm", eps=4 / 255, steps=4).craft(metric, GREY)
+    torch.testing.assert_close(result.rises, torch.tensor([[1 / 255, 3 / 255]] * 2), rtol=1e-4, atol=0)
+    assert load_attack("fgsm", eps=4 / 255).craft(metric, GREY).rises is None
+    assert load_attack("square", eps=4 / 255, queries=5).craft(metric, GREY).rises is None
+
+
+def records(network, **attacks):
+    metric = FrozenMetric(network, name="tested", score_range=(0, 1))
+    rows = []
+    for name, attack in attacks.items():
+        result = attack.craft(metric, GREY)
+        for place in range(len(GREY)):
+            row = {
+                "image_id": str(place),
+                "attack": name,
+                "mos": float("nan"),
+                "failure": None,
+                "score": float(metric(GREY)[place]),
+                "score_clean": float(metric(GREY)[place]),
+                "score_attacked": float(metric(result.images)[place]),
+                "score_unrounded": float(metric(result.unrounded)[place]),
+                "score_attacked_undefended": float(metric(result.images)[place]),
+                "score_noise": float(metric(GREY)[place]),
+                "linf": float((result.images - GREY).abs().max()),
+                **dict.fromkeys(("l2", "psnr", "ssim", "seconds"), 1.0),
+                "forward_calls": result.forward_calls / 2,
+                "gradient_calls": result.gradient_calls / 2,
+            }
+            if result.rises is not None:
+                row["rise_first"], row["rise_last"] = map(float, result.rises[place])
+            rows.append(row)
+    return summarise_attacks(pd.DataFrame(rows), metric)
+
+
+def test_steps_that_do_not_help_are_warned_of():
+    good = load_attack("ifgsm", eps=4 / 255, steps=4)
+    assert records(Mean(), ifgsm=good)["attack_warnings"] == []
+    blind = load_attack("ifgsm", eps=8 / 255, steps=8, best=False)
+    # follows the first gradient on; what turns back is the score
+    blind.modifier = Onwards()
+    (warning,) = records(Wiggly(), ifgsm=blind)["attack_warnings"][-1:]
+    assert "ifgsm: more steps do not help" in warning
+
+
+class Masked(nn.Module):
+    """The mean times 20, whose gradient is a chessboard that moves it nowhere."""
+
+    def forward(self, images):
+        board = (torch.arange(images.shape[-1])[None] + torch.arange(images.shape[-2])[:, None]) % 2 * 2 - 1.0
+        false = (images * board).flatten(1).mean(1)
+        return 20 * images.detach().flatten(1).mean(1) - 9.7 + false - false.detach()
+
+
+def test_a_black_box_attack_that_does_better_is_warned_of():
+    white = load_attack("ifgsm", eps=4 / 255, steps=4, best=False)
+    black = load_attack("square", eps=4 / 255, queries=60, p_init=1.0)
+    warnings = records(Masked(), ifgsm=white, square=black)["attack_warnings"]
+    assert any("square, which sees scores alone, moves them more than ifgsm" in warning for warning in warnings)
+    warnings = records(Mean(), ifgsm=white, square=black)["attack_warnings"]
+    assert not any("sees scores alone" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("sibling", "expected"),
+    [
+        ({"mae": 0.5, "gradient_calls": 0, "forward_calls": 500}, "gradients are masked"),
+        ({"mae": 0.5, "gradient_calls": 1, "forward_calls": 0}, "more steps do not help"),
+        ({"mae": 0.5, "gradient_calls": 20, "forward_calls": 0}, None),
+        ({"mae": 0.5, "gradient_calls": 0, "forward_calls": 0}, None),  # a pattern of others
+        ({"mae": 0.5, "gradient_calls": 0, "forward_calls": 500, "linf_mean": 8 / 255}, None),
+        ({"mae": 0.31, "gradient_calls": 0, "forward_calls": 500}, None),
+    ],
+)
+def test_siblings_are_compared_at_one_budget(sibling, expected):
+    white = {"mae": 0.3, "gradient_calls": 10, "forward_calls": 1, "linf_mean": 4 / 255}
+    found = sibling_warnings({"ifgsm": white, "other": {"linf_mean": 4 / 255, **sibling}})
+    assert [expected in warning for warning in found] == ([] if expected is None else [True])
