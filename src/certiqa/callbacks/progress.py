@@ -36,11 +36,11 @@ def side_bar(trainer: pl.Trainer, description: str, total: int | None) -> Iterat
     Args:
         trainer: whose progress bar is shown.
         description: what is under way.
-        total: how many steps there will be, None if that is not known.
+        total: how many steps there will be; None if that is not known, and no bar is shown.
     """
     shown = next((bar for bar in trainer.callbacks if isinstance(bar, Progress)), None)  # type: ignore[attr-defined]
     bars = None if shown is None else shown.progress
-    if bars is None:
+    if bars is None or total is None:  # Lightning's columns need a total
         yield None
         return
     task = bars.add_task(f"[white]{description}", total=total)
