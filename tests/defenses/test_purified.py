@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from certiqa.attacks import load_attack
-from certiqa.defenses import PURIFIERS, Jpeg, MedianSmoothing, PurifiedMetric, Rotate, undefended
+from certiqa.defenses import PURIFIERS, Jpeg, MedianSmoothing, PurifiedMetric, RandomRotate, undefended
 from certiqa.errors import UserError
 from certiqa.metrics import check_metric
 
@@ -53,11 +53,11 @@ def test_without_a_backward_pass_the_step_is_named(curved_metric):
 
 def test_randomness_is_keyed_by_image_and_seed(curved_metric):
     images = smooth_images(1).expand(2, -1, -1, -1)
-    metric = PurifiedMetric(curved_metric, Rotate(20))
+    metric = PurifiedMetric(curved_metric, RandomRotate(20))
     together = metric(images, image_ids=["a", "b"])
     assert together[0] != together[1]
     assert metric(images[:1], image_ids=["a"]) == pytest.approx(float(together[0]), abs=1e-6)
-    assert PurifiedMetric(curved_metric, Rotate(20), seed=1)(images[:1], image_ids=["a"]) != together[0]
+    assert PurifiedMetric(curved_metric, RandomRotate(20), seed=1)(images[:1], image_ids=["a"]) != together[0]
     draws = metric.expected_scores(images[:1], 3, image_ids=["a"], seed=5)
     assert draws == metric.expected_scores(images[:1], 3, image_ids=["a"], seed=5)
     assert draws != metric.expected_scores(images[:1], 3, image_ids=["a"], seed=6)
@@ -65,9 +65,9 @@ def test_randomness_is_keyed_by_image_and_seed(curved_metric):
 
 def test_a_rotation_by_nothing_and_by_a_quarter_turn():
     images = smooth_images(1, 20, 20)
-    assert torch.allclose(Rotate(0)(images, [torch.Generator()]), images, atol=1e-5)
+    assert torch.allclose(RandomRotate(0)(images, [torch.Generator()]), images, atol=1e-5)
 
-    purifier = Rotate(90)
+    purifier = RandomRotate(90)
     generator = torch.Generator().manual_seed(0)
     share = 2 * float(torch.rand((), generator=torch.Generator().manual_seed(0))) - 1
     purifier.degrees = 90 / share
@@ -80,6 +80,6 @@ def test_bad_options_are_named(curved_metric):
     with pytest.raises(UserError, match="1 to 95, got 0"):
         Jpeg(0)
     with pytest.raises(UserError, match="0 to 180"):
-        Rotate(-1)
+        RandomRotate(-1)
     with pytest.raises(UserError, match="native, identity, none, got 'soft'"):
         PurifiedMetric(curved_metric, Jpeg(), backward="soft")

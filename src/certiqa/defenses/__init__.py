@@ -5,7 +5,7 @@ from certiqa.defenses.chain import build_chain
 from certiqa.defenses.linear import LinearOperator, LinearStep, LinearSteps, Resize
 from certiqa.defenses.noise import STREAMS, fill_noise, noise_key
 from certiqa.defenses.purified import PurifiedMetric, Purifier
-from certiqa.defenses.purifiers import PURIFIERS, Jpeg, Rotate
+from certiqa.defenses.purifiers import PURIFIERS, Jpeg, RandomRotate, load_purifier
 from certiqa.defenses.smoothing import MedianSmoothing, sample_median
 
 __all__ = [
@@ -18,10 +18,11 @@ __all__ = [
     "MedianSmoothing",
     "PurifiedMetric",
     "Purifier",
+    "RandomRotate",
     "Resize",
-    "Rotate",
     "build_chain",
     "fill_noise",
+    "load_purifier",
     "no_defense",
     "noise_key",
     "sample_median",

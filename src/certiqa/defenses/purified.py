@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certiqa.errors import UserError
@@ -26,12 +27,14 @@ class Purifier(nn.Module):
         differentiable: whether its own gradient is of use to an attack.
         is_random: whether it draws random numbers, from the generators it is given.
         keeps_size: whether images leave it as large as they came.
+        min_size: smallest height and width that it takes, in pixels.
     """
 
     name: str = "purifier"
     differentiable: bool = True
     is_random: bool = False
     keeps_size: bool = True
+    min_size: int = 1
 
     def forward(self, images: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """Return purified images of ``(N, 3, H, W)``.
@@ -42,6 +45,24 @@ class Purifier(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward(images, generators)")
 
+    def output_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Return the (height, width) in which images of (height, width) ``size`` leave it."""
+        return int(size[0]), int(size[1])
+
+    def lipschitz(self, size: Sequence[int]) -> float | None:
+        """Return a proven upper bound on its l2 Lipschitz constant for images of ``size``, None where none is known."""
+        return None
+
+    def surrogate(self, images: Tensor) -> Tensor:
+        """Return what stands in for it in the backward pass of BPDA: the identity, or the bilinear resize.
+
+        Athalye et al., ICML 2018: a differentiable map near the purifier, of the same output size.
+        """
+        size = self.output_size(images.shape[-2:])
+        if size == tuple(images.shape[-2:]):
+            return images
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
 
 class PurifiedMetric(QualityMetric):
     """A metric behind a purifier.
@@ -49,8 +70,8 @@ class PurifiedMetric(QualityMetric):
     Args:
         metric: the metric to defend; stays frozen.
         purifier: the step before it.
-        backward: what a gradient takes through the purifier: "native" its own; "identity" none of it (BPDA, Athalye et
-            al., ICML 2018), which needs a purifier that keeps the size; "none" lets nothing through, as a deployed
+        backward: what a gradient takes through the purifier: "native" its own; "identity" that of
+            :meth:`Purifier.surrogate` (BPDA, Athalye et al., ICML 2018); "none" lets nothing through, as a deployed
             purifier without a gradient does. Default: native where the purifier is differentiable, else identity.
         seed: of what is random, a function of (seed, image id).
         name: what tables call it.
@@ -71,10 +92,6 @@ class PurifiedMetric(QualityMetric):
         backward = backward or ("native" if purifier.differentiable else "identity")
         if backward not in BACKWARDS:
             raise UserError(f"defense.backward must be one of {', '.join(BACKWARDS)}, got '{backward}'")
-        if backward == "identity" and not purifier.keeps_size:
-            raise UserError(
-                f"defense.backward=identity needs a purifier that keeps the size, '{purifier.name}' does not"
-            )
         self.backward = backward
         self.seed = int(seed)
         self.name = name or purifier.name
@@ -102,8 +119,10 @@ class PurifiedMetric(QualityMetric):
             return self.purifier(images, generators)
         with torch.no_grad():
             purified = self.purifier(images.detach(), generators)
-        # the value of the purifier with the gradient of the identity
-        return purified + (images - images.detach()) if self.backward == "identity" else purified
+        if self.backward == "none":
+            return purified
+        stand_in = self.purifier.surrogate(images)  # its gradient under the purifier's value
+        return purified + (stand_in - stand_in.detach())
 
     def forward(
         self,
