@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 from attack_table import load
-from metrics import together
 from torch import Tensor
 
 from certiqa.attacks import ATTACKS, UniversalAttack, load_attack
 from certiqa.metrics import QualityMetric, load_metric
+from metrics import together
 
 
 def bare(metric: QualityMetric, images: Tensor, gradients: int, forwards: int) -> None:
