@@ -66,6 +66,7 @@ class Attacks(pl.Callback):
         self.save_images = save_images
         self.seed = seed
         self._told: set[str] = set()
+        self._clean: dict[str, Tensor] = {}  # defended scores of the batch's clean images, the same for every attack
 
     def label(self, name: str) -> str:
         """Return what records call an attack: a transfer attack is another one."""
@@ -104,6 +105,7 @@ class Attacks(pl.Callback):
         """Attack the images of the batch that were not attacked yet."""
         assert isinstance(pl_module, DefenseModule)
         store = next(callback for callback in trainer.callbacks if isinstance(callback, Records)).store  # type: ignore[attr-defined]
+        self._clean = {}
         for name, attack in self.attacks.items():
             label = self.label(name)
             rows = [row for row, image_id in enumerate(batch["image_id"]) if not store.has(image_id, label)]
@@ -148,13 +150,16 @@ class Attacks(pl.Callback):
     ) -> list[dict[str, Any]]:
         """Return scores and distances of attacked images; all defended scores share one stream of noise."""
         ids = [row["image_id"] for row in facts]
+        if missing := [place for place, image_id in enumerate(ids) if image_id not in self._clean]:
+            names = [ids[place] for place in missing]
+            self._clean |= dict(zip(names, module.defense(images[missing], image_ids=names), strict=True))
         pictures = {
-            "score": images,
             "score_attacked": result.images,
             "score_unrounded": result.unrounded,
             "score_noise": noise_like(images, result.images, ids, self.seed),
         }
         scores = {key: module.defense(batch, image_ids=ids) for key, batch in pictures.items()}
+        scores["score"] = torch.stack([self._clean[image_id] for image_id in ids])
         scores["score_attacked_undefended"] = module.base_metric(result.images)
         self.show(module, images, result, facts)
         rows = []
