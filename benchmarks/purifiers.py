@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import RandomCrop
 
 from certification import pictures, show
 from certiqa.defenses import load_purifier
@@ -37,8 +38,9 @@ def rotated(images: Tensor) -> Tensor:
 
 
 def cropped(images: Tensor) -> Tensor:
-    """Cut one window out of every image."""
-    return torch.stack([image[:, 7:135, 9:137] for image in images])
+    """Cut a window at a random place out of every image, as torchvision does."""
+    crop = RandomCrop(128)
+    return torch.stack([crop(image) for image in images])
 
 
 def resized(images: Tensor, scale: float, back: bool) -> Tensor:
