@@ -15,6 +15,7 @@ FLOORS = (
     "certification",
     "attacks",
     "evaluation",
+    "studies",
     "training",
     "callbacks",
     "reports",
@@ -28,7 +29,8 @@ FORBIDDEN = {
     "certification": {"data"},
     "attacks": {"data", "denoisers", "defenses", "certification"},
     "evaluation": {"data"},
-    "reports": {"training", "callbacks", "denoisers", "defenses"},
+    "studies": {"data"},
+    "reports": {"studies", "training", "callbacks", "denoisers", "defenses"},
 }
 LIGHTNING = {"training", "callbacks", "entry"}
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -39,6 +39,7 @@ from certiqa.entry.fit_metric import fit_metric
 from certiqa.entry.folder import finished_summary, keep_curves, last_checkpoint, set_aside
 from certiqa.entry.identity import config_hash, flat_identity
 from certiqa.entry.preemption import Requeue, stop_on_sigterm
+from certiqa.entry.purification import run_study
 from certiqa.errors import UserError
 from certiqa.evaluation import RecordStore, summarise, write_summary
 from certiqa.metrics import QualityMetric
@@ -55,6 +56,9 @@ def run(config: DictConfig) -> None:
     """Run one job of ``train.py`` or ``evaluate.py`` in its folder."""
     if config.task == "mini_metric":
         fit_metric(config)
+        return
+    if config.task == "purification":
+        run_study(config)
         return
     folder = run_folder(config)
     check_objective(config)

@@ -271,7 +271,7 @@ def pictures(run: Run) -> list[dict[str, Any]]:
 def _entry(folder: Path, entry: dict[str, Any], side: int, quality: int) -> dict[str, Any]:
     panels = []
     for panel in entry.get("panels") or []:
-        source = _data_uri(folder, str(panel.get("file") or ""), side, quality)
+        source = picture_uri(folder, str(panel.get("file") or ""), side, quality)
         if source:
             score = tables.value_of(panel, "score")
             panels.append({"label": str(panel.get("label") or ""), "source": source, "score": tables.native(score)})
@@ -280,7 +280,7 @@ def _entry(folder: Path, entry: dict[str, Any], side: int, quality: int) -> dict
     return {"image_id": str(entry.get("image_id", "")), "panels": panels, "size": size, **numbers}
 
 
-def _data_uri(folder: Path, name: str, side: int, quality: int) -> str | None:
+def picture_uri(folder: Path, name: str, side: int, quality: int) -> str | None:
     """Return a picture inside ``folder`` as a WebP data URI of at most ``side`` pixels, or None."""
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()) or not path.is_file():

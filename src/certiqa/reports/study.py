@@ -1,0 +1,183 @@
+"""The purification study as a table for the terminal and as one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from certiqa.errors import UserError
+from certiqa.reports import plots
+from certiqa.reports.html import SCRIPT, picture_uri
+from certiqa.reports.plots import Plot
+from certiqa.reports.tables import NOTHING, decimal, percent
+from certiqa.storage.files import write_aside
+
+Facts = dict[str, Any]
+Rows = list[dict[str, str]]
+UNAVAILABLE = "weights not available"
+
+
+def number(row: Any, key: str) -> float | None:
+    """Return a finite value of a row of a table, None for anything else."""
+    value = row.get(key)
+    return float(value) if value is not None and np.isfinite(value) else None
+
+
+def parts_of(figures: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the attacked parts, (attack, aim), in the order of the study."""
+    attacked = figures[figures["attack"] != "none"]
+    return list(attacked[["attack", "aim"]].drop_duplicates().itertuples(index=False, name=None))
+
+
+def columns_of(figures: pd.DataFrame) -> dict[str, str]:
+    """Return key -> heading of the main table."""
+    columns = {"purifier": "Purifier", "strength": "Strength", "kept": "SROCC kept", "quality": "Quality score"}
+    for attack, aim in parts_of(figures):
+        columns[f"robust {attack} {aim}"] = f"{attack}, {aim}: change"
+        columns[f"srocc {attack} {aim}"] = f"{attack}, {aim}: SROCC"
+    return columns
+
+
+def table_rows(figures: pd.DataFrame, facts: Facts, *, best_only: bool = True) -> Rows:
+    """Return the main table: without purifier, each purifier at its best strength, and those without weights."""
+    parts = parts_of(figures)
+    first = figures[figures["attack"] != "none"].drop_duplicates(["attack", "aim"]).set_index(["attack", "aim"])
+    blank = dict.fromkeys(columns_of(figures), NOTHING)
+    bare = {**blank, "purifier": "none", "strength": "", "kept": decimal(1.0)}
+    for part in parts:
+        # an adaptive attack on no defense is the transfer attack itself
+        source = first.loc[(part[0], "transfer")] if (part[0], "transfer") in first.index else None
+        if source is not None:
+            bare[f"robust {part[0]} {part[1]}"] = percent(number(source, "nonpurified_abs_gain"))
+            bare[f"srocc {part[0]} {part[1]}"] = decimal(number(source, "attacked_srocc_mos"))
+    rows = [bare]
+    for (purifier, strength), group in figures.groupby(["purifier", "strength"], sort=False):
+        if best_only and facts["best"].get(purifier) != strength:
+            continue
+        row = {**blank, "purifier": str(purifier), "strength": str(strength)}
+        for _, cell in group.iterrows():
+            if cell["attack"] == "none":
+                row["kept"] = decimal(number(cell, "robust_clear_srocc_clear"))
+                row["quality"] = decimal(number(cell, "quality_score"), 2)
+                continue
+            under = f"{cell['attack']} {cell['aim']}"
+            row[f"robust {under}"] = percent(number(cell, "robust_abs_gain"))
+            row[f"srocc {under}"] = decimal(number(cell, "robust_attacked_srocc_mos"))
+        rows.append(row)
+    if best_only:
+        rows += [{**blank, "purifier": name, "strength": UNAVAILABLE} for name in facts["unavailable"]]
+    return rows
+
+
+def print_study(figures: pd.DataFrame, facts: Facts, console: Console) -> None:
+    """Print the main table."""
+    columns = columns_of(figures)
+    table = Table(box=box.SIMPLE, title=facts["name"], title_justify="left")
+    for key, heading in columns.items():
+        table.add_column(heading, justify="left" if key in ("purifier", "strength") else "right")
+    for row in table_rows(figures, facts):
+        table.add_row(*(row[key] for key in columns))
+    console.print(table)
+    console.print(legend(facts), style="dim")
+
+
+def legend(facts: Facts) -> str:
+    """Return how to read the table."""
+    label = "pseudo-MOS, not comparable with published figures" if facts["pseudo_mos"] else "MOS"
+    return (
+        "SROCC kept: of clear scores behind the purifier with clear scores without it. Quality score: SSIM + PSNR/40 "
+        "of the purified clear image. Change: mean absolute change from the clear undefended score to that of the "
+        f"purified attacked image, as a share of the range; less is better. SROCC: of those scores with {label}. Each "
+        "purifier stands with its best strength on these very images, the one of least change under adaptive attacks. "
+        "All of it is measured, nothing certified."
+    )
+
+
+@plots.styled()
+def trade_off(figures: pd.DataFrame, attack: str, aim: str) -> Plot:
+    """Return the correlation that a purifier keeps against what an attack still does, a line per purifier."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(plots.WIDTH, plots.HEIGHT + 0.9), layout="constrained")
+    clean = figures[figures["attack"] == "none"].set_index(["purifier", "strength"])["robust_clear_srocc_clear"]
+    rows = figures[(figures["attack"] == attack) & (figures["aim"] == aim)].set_index(["purifier", "strength"])
+    bare = float(rows["nonpurified_abs_gain"].mean()) if aim == "transfer" else None
+    for place, (purifier, part) in enumerate(rows.groupby(level=0, sort=False)):
+        kept, left = clean.loc[part.index].to_numpy(float), part["both_defended_abs_gain"].to_numpy(float)
+        marker = "osD^vPX*"[place // 7 % 8]
+        axes.plot(kept, 100 * left, marker=marker, ms=4.5, lw=0.9, color=plots.SERIES[place % 7], label=purifier)
+    if bare is not None:
+        axes.axhline(100 * bare, color=plots.UNDEFENDED, lw=1, ls="--")
+        axes.annotate(
+            "no purifier",
+            (0.0, 100 * bare),
+            (2, 3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=plots.UNDEFENDED,
+        )
+    axes.set_xlabel("SROCC of clear scores with and without purifier")
+    axes.set_ylabel("attack moves the score by, % of range")
+    axes.set_ylim(bottom=0)
+    figure.legend(ncols=3, loc="outside lower center", fontsize=8.5, handlelength=1.4, columnspacing=1.0)
+    caption = (
+        f"{attack}, {aim}: to the right a purifier keeps the order of clear images, below it leaves the attack less. A "
+        "line joins the strengths of one purifier. The best corner is at the lower right."
+    )
+    key = f"trade-off-{attack}-{aim}"
+    svg = plots.svg_of(figure, key)
+    plt.close(figure)
+    return Plot(key, f"Robustness against correlation kept: {attack}, {aim}", svg, caption)
+
+
+def write_study_report(folder: str | Path) -> Path:
+    """Write ``report.html`` of a study from its ``study.csv`` and ``study.json``, and return its path.
+
+    Raises:
+        UserError: no finished study in ``folder``.
+    """
+    folder = Path(folder)
+    try:
+        facts = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        figures = pd.read_csv(folder / "study.csv", keep_default_na=True).fillna({"strength": "", "aim": ""})
+    except (OSError, ValueError) as error:
+        raise UserError(f"no finished purification study in '{folder}': {error}; run it again to finish it") from error
+    environment = Environment(
+        loader=PackageLoader("certiqa.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    drawn = [trade_off(figures, attack, aim) for attack, aim in parts_of(figures)]
+    pictures = [
+        {**entry, "source": picture_uri(folder, entry["file"], 256, 85), "score": decimal(entry["score"])}
+        for entry in facts.get("gallery") or []
+    ]
+    page = environment.get_template("study.html.j2").render(
+        facts=facts,
+        columns=columns_of(figures),
+        rows=table_rows(figures, facts),
+        everything=table_rows(figures, facts, best_only=False)[1:],
+        legend=legend(facts),
+        figures=[{"title": plot.title, "caption": plot.caption, "svg": Markup(plot.svg)} for plot in drawn],
+        pictures=[picture for picture in pictures if picture["source"]],
+        script=Markup(SCRIPT),
+        script_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
+    )
+    path = folder / "report.html"
+    with write_aside(path) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return path
