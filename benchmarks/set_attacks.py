@@ -45,14 +45,18 @@ ATTACKS = {
 }
 
 
-def load(split: str, count: int | None = None) -> list[dict[str, object]]:
-    """Return images, ids and opinion scores in batches, spread over a list."""
+def load(split: str, count: int | None = None, crop: int | None = None) -> list[dict[str, object]]:
+    """Return images or their middles, ids and opinion scores in batches, spread over a list."""
     dataset = load_dataset("mini", split)
     rows = np.linspace(0, len(dataset) - 1, min(count or len(dataset), len(dataset))).round().astype(int)
     items = [dataset[int(row)] for row in rows]
+    side = items[0]["image"].shape[-1]
+    edge = 0 if crop is None else (side - crop) // 2
     return [
         {
-            "image": torch.stack([item["image"] for item in items[at : at + BATCH]]),
+            "image": torch.stack(
+                [item["image"][:, edge : side - edge, edge : side - edge] for item in items[at : at + BATCH]]
+            ),
             "image_id": [item["image_id"] for item in items[at : at + BATCH]],
             "mos": torch.tensor([float(item["mos"]) for item in items[at : at + BATCH]]),
         }
@@ -157,6 +161,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=None, help="of the quick test list; all 125 by default")
+    parser.add_argument("--crop", type=int, default=None, help="attack the middle of each image, of so many pixels")
     parser.add_argument("--scores", type=int, default=2000, help="of the plan that is timed")
     parser.add_argument("--steps", type=int, default=2000, help="of the authors' loop that are timed")
     parser.add_argument("--only", choices=["stage1", "attacks"], default=None)
@@ -171,11 +176,11 @@ def main() -> None:
         return
     found: dict[str, object] = {"torch": torch.__version__}
     if chosen.only != "stage1":
-        batches = load("quick", chosen.images)
+        batches = load("quick", chosen.images, chosen.crop)
         clean, mos = score(metric, [batch["image"] for batch in batches]), np.concatenate([b["mos"] for b in batches])
         low, high = bootstrap_interval(srocc, clean, mos)
         print(
-            f"{len(clean)} images; before any attack SROCC {srocc(clean, mos):.3f} [{low:.3f}, {high:.3f}], KROCC "
+            f"{len(clean)} images of {batches[0]['image'].shape[-1]} pixels; before any attack SROCC {srocc(clean, mos):.3f} [{low:.3f}, {high:.3f}], KROCC "
             f"{krocc(clean, mos):.3f}, PLCC {plcc(clean, mos):.3f}, MAE {np.abs(clean - mos).mean():.2f} to "
             "pseudo-MOS\n"
         )

@@ -208,7 +208,14 @@ class SetAttack(Attack):
             chosen = [names[row] for row in rows]
             goals = torch.tensor([targets[places[name]] for name in chosen], dtype=torch.float64)
             result = super().craft(metric, images[rows], targets=goals, image_ids=chosen, seed=seed)
+            forward, gradients = self.plan_calls()
+            result.forward_calls += forward * len(rows)
+            result.gradient_calls += gradients * len(rows)
             yield Share(chosen, images[rows], result, goals)
+
+    def plan_calls(self) -> tuple[int, int]:
+        """Return how often the plan scores each image, without and with a gradient."""
+        return 1, 0
 
     def set_targets(
         self, metric: QualityMetric, batches: Iterable[Any], found: Survey, mos: Array | None, seed: int
