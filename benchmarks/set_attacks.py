@@ -51,12 +51,10 @@ def load(split: str, count: int | None = None, crop: int | None = None) -> list[
     rows = np.linspace(0, len(dataset) - 1, min(count or len(dataset), len(dataset))).round().astype(int)
     items = [dataset[int(row)] for row in rows]
     side = items[0]["image"].shape[-1]
-    edge = 0 if crop is None else (side - crop) // 2
+    middle = slice(0, side) if crop is None else slice((side - crop) // 2, (side + crop) // 2)
     return [
         {
-            "image": torch.stack(
-                [item["image"][:, edge : side - edge, edge : side - edge] for item in items[at : at + BATCH]]
-            ),
+            "image": torch.stack([item["image"][:, middle, middle] for item in items[at : at + BATCH]]),
             "image_id": [item["image_id"] for item in items[at : at + BATCH]],
             "mos": torch.tensor([float(item["mos"]) for item in items[at : at + BATCH]]),
         }
@@ -177,10 +175,12 @@ def main() -> None:
     found: dict[str, object] = {"torch": torch.__version__}
     if chosen.only != "stage1":
         batches = load("quick", chosen.images, chosen.crop)
-        clean, mos = score(metric, [batch["image"] for batch in batches]), np.concatenate([b["mos"] for b in batches])
+        clean = score(metric, [batch["image"] for batch in batches])
+        mos = np.concatenate([batch["mos"] for batch in batches])
         low, high = bootstrap_interval(srocc, clean, mos)
         print(
-            f"{len(clean)} images of {batches[0]['image'].shape[-1]} pixels; before any attack SROCC {srocc(clean, mos):.3f} [{low:.3f}, {high:.3f}], KROCC "
+            f"{len(clean)} images of {batches[0]['image'].shape[-1]} pixels; before any attack SROCC "
+            f"{srocc(clean, mos):.3f} [{low:.3f}, {high:.3f}], KROCC "
             f"{krocc(clean, mos):.3f}, PLCC {plcc(clean, mos):.3f}, MAE {np.abs(clean - mos).mean():.2f} to "
             "pseudo-MOS\n"
         )

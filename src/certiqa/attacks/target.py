@@ -163,7 +163,8 @@ class Target:
         """
         if not values.requires_grad:
             raise UserError(self._no_gradient())
-        (gradient,) = torch.autograd.grad(values.sum(), parameters, allow_unused=True)
+        with torch.enable_grad():  # callers may have switched gradients off
+            (gradient,) = torch.autograd.grad(values.sum(), parameters, allow_unused=True)
         if gradient is None:
             raise UserError(self._no_gradient())
         chosen = list(range(len(self)) if rows is None else rows)
