@@ -23,6 +23,12 @@ def photos():
     return ((levels + 0.3 * noise) * 255).round() / 255
 
 
+def make(name, **options):
+    if name.startswith("sma"):
+        options = {"plan_steps": 50, "plan_lr": 10.0, **options}
+    return load_attack(name, **options)
+
+
 def batched(images, size, order=None, **more):
     order = list(range(len(images))) if order is None else order
     return [
@@ -62,7 +68,7 @@ def test_there_are_four():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_budget_grid_and_ranking(name, curved_metric, photos):
-    attack = load_attack(name, eps=EPS[ATTACKS[name].norm])
+    attack = make(name, eps=EPS[ATTACKS[name].norm])
     before = photos.clone()
     found = craft(attack, curved_metric, batched(photos, 4))
     assert torch.equal(photos, before)
@@ -87,7 +93,7 @@ def test_budget_grid_and_ranking(name, curved_metric, photos):
 def test_batches_and_order_do_not_matter(name, curved_metric, photos):
     """In double precision, where sums in another order turn no sign."""
     metric, images = curved_metric.double(), photos.double()
-    attack = load_attack(name, eps=EPS[ATTACKS[name].norm], steps=5)
+    attack = make(name, eps=EPS[ATTACKS[name].norm], steps=5)
     one = craft(attack, metric, batched(images, 10))
     other = craft(attack, metric, batched(images, 3, order=[7, 1, 4, 9, 0, 2, 8, 3, 6, 5]))
     assert one.keys() == other.keys()
@@ -99,7 +105,7 @@ def test_batches_and_order_do_not_matter(name, curved_metric, photos):
 
 @pytest.mark.parametrize("name", ["sma", "sma_l2"])
 def test_every_image_gets_nearer_its_target(name, curved_metric, photos):
-    attack = load_attack(name, eps=EPS[ATTACKS[name].norm], score_range=(0, 1))
+    attack = make(name, eps=EPS[ATTACKS[name].norm], score_range=(0, 1))
     with torch.no_grad():
         clean = curved_metric(photos)
         targets = clean + 0.03 * torch.tensor([1, -1] * 5) * torch.linspace(0.01, 3, 10)
@@ -117,7 +123,7 @@ def test_halving_and_dither_hit_targets_that_signed_steps_miss(curved_metric, ph
     targets = clean + 0.004 * torch.tensor([1, -1] * 5)
     errors = {}
     for halve, dither in ((True, True), (False, False), (True, False)):
-        attack = load_attack("sma", eps=8 / 255, halve=halve, dither=dither)
+        attack = make("sma", eps=8 / 255, halve=halve, dither=dither)
         with torch.no_grad():
             errors[halve, dither] = float(
                 (curved_metric(attack(curved_metric, photos, targets=targets)) - targets).abs().max()
@@ -128,7 +134,7 @@ def test_halving_and_dither_hit_targets_that_signed_steps_miss(curved_metric, ph
 @pytest.mark.parametrize("name", ["sma_l2", "rank_inversion_l2"])
 def test_l2_attacks_use_their_radius(name, linear_metric, photos):
     metric, radius = linear_metric(10), 0.05
-    attack = load_attack(name, eps=radius)
+    attack = make(name, eps=radius)
     found = craft(attack, metric, batched(photos, 5))
     changes = torch.stack([found[f"id{row}"][0] for row in range(10)]) - photos
     lengths = changes.flatten(1).norm(dim=1)
@@ -149,7 +155,7 @@ def test_l2_attack_moves_a_linear_score_by_the_radius_times_the_norm(linear_metr
     with torch.no_grad():
         clean = metric(photos)
         signs = torch.tensor([1.0, -1.0] * 5)
-        after = metric(load_attack("sma_l2", eps=0.05)(metric, photos, targets=(clean + 9 * gain * signs).clamp(-1, 1)))
+        after = metric(make("sma_l2", eps=0.05)(metric, photos, targets=(clean + 9 * gain * signs).clamp(-1, 1)))
     assert torch.allclose(after - clean, gain * signs, atol=1e-5)
 
 
@@ -169,7 +175,7 @@ def test_on_a_linear_metric_the_top_half_falls_and_the_bottom_half_rises(name, l
         clean = metric(images)
     middle = clean.median()
     options = {"tau": 100.0} if name == "rank_inversion" else {"plan": "reverse"}
-    found = craft(load_attack(name, eps=1 / 255, **options), metric, batched(images, 2))
+    found = craft(make(name, eps=1 / 255, **options), metric, batched(images, 2))
     expected = torch.where(clean > middle, -1.0, 1.0).view(-1, 1, 1, 1) * metric.network.weight.sign() / 255
     attacked = torch.stack([found[f"id{row}"][0] for row in range(6)])
     assert torch.allclose(attacked - images, expected, atol=1e-5)
@@ -180,7 +186,7 @@ def test_rank_inversion_lowers_what_it_counts(curved_metric, photos):
     with torch.no_grad():
         clean = curved_metric(photos)
     for weight in ("pairs", "gaps"):
-        attack = load_attack("rank_inversion", eps=8 / 255, weight=weight)
+        attack = make("rank_inversion", eps=8 / 255, weight=weight)
         after = scored(curved_metric, craft(attack, curved_metric, batched(photos, 3)))
         assert stats.kendalltau(clean, after).statistic < -0.3
         tau = attack.softness(clean.numpy())
@@ -192,19 +198,19 @@ def test_rank_inversion_lowers_what_it_counts(curved_metric, photos):
 def test_coefficients_are_the_derivative_of_the_loss(weight):
     generator = np.random.default_rng(4)
     scores, reference = generator.normal(size=700), generator.integers(0, 50, 700).astype(float)
-    attack = load_attack("rank_inversion", weight=weight, margin=0.1)
+    attack = make("rank_inversion", weight=weight, margin=0.1)
     value, weights = attack.loss(scores, reference, 0.5)
     moving = torch.from_numpy(scores).requires_grad_(True)
     ranks = torch.from_numpy(stats.rankdata(reference))
     gaps = (ranks[:, None] - ranks[None, :]).clamp(min=0)
     counts = (gaps > 0).double() if weight == "pairs" else gaps
     loss = (counts * torch.nn.functional.softplus((moving[:, None] - moving[None, :] + 0.1) / 0.5)).sum() / counts.sum()
-    assert value == pytest.approx(float(loss))
+    assert value == pytest.approx(loss.item())
     assert np.allclose(weights, torch.autograd.grad(loss, moving)[0].numpy(), atol=1e-12)
 
 
 def test_perturbations_kept_on_disk_are_the_same_and_are_removed(curved_metric, photos, tmp_path):
-    attack = load_attack("rank_inversion", steps=3)
+    attack = make("rank_inversion", steps=3)
     inside = craft(attack, curved_metric, batched(photos, 4))
     outside = craft(attack, curved_metric, batched(photos, 4), workspace=tmp_path)
     assert all(torch.equal(inside[name][0], outside[name][0]) for name in inside)
@@ -213,7 +219,7 @@ def test_perturbations_kept_on_disk_are_the_same_and_are_removed(curved_metric, 
 
 @pytest.mark.parametrize("name", ["sma", "rank_inversion"])
 def test_wanted_images_are_those_of_the_whole_set(name, curved_metric, photos):
-    attack = load_attack(name, steps=3)
+    attack = make(name, steps=3)
     whole = craft(attack, curved_metric, batched(photos, 4))
     some = craft(attack, curved_metric, batched(photos, 4), wanted={"id2", "id7"})
     assert some.keys() == {"id2", "id7"}
@@ -223,7 +229,7 @@ def test_wanted_images_are_those_of_the_whole_set(name, curved_metric, photos):
 def test_opinion_scores_as_reference_and_a_metric_where_lower_is_better(curved_metric, photos):
     mos = torch.arange(10, dtype=torch.float64)[torch.randperm(10, generator=torch.Generator().manual_seed(3))]
     for name in ("sma", "rank_inversion"):
-        attack = load_attack(name, eps=12 / 255, reference="mos")
+        attack = make(name, eps=12 / 255, reference="mos")
         after = scored(curved_metric, craft(attack, curved_metric, batched(photos, 4, mos=mos)))
         turned = FrozenMetric(curved_metric.network, name="turned", score_range=(0, 1), lower_better=True)
         worse = scored(turned, craft(attack, turned, batched(photos, 4, mos=-mos)))
@@ -235,7 +241,7 @@ def test_opinion_scores_as_reference_and_a_metric_where_lower_is_better(curved_m
 
 def test_reachable_targets_are_reached(curved_metric, photos):
     found = {
-        plan: craft(load_attack("sma_l2", eps=0.1, plan=plan), curved_metric, batched(photos, 4))
+        plan: craft(make("sma_l2", eps=0.1, plan=plan), curved_metric, batched(photos, 4))
         for plan in ("paper", "reachable")
     }
     targets = torch.tensor([found["reachable"][f"id{row}"][2] for row in range(10)])
@@ -250,17 +256,17 @@ def test_reachable_targets_are_reached(curved_metric, photos):
 def test_a_smoothed_metric(linear_metric, photos):
     smoothed = MedianSmoothing(linear_metric(10), 0.1, 9, clip=False)
     for name in NAMES:
-        attack = load_attack(name, eps=EPS[ATTACKS[name].norm], steps=3)
+        attack = make(name, eps=EPS[ATTACKS[name].norm], steps=3)
         first, second = (craft(attack, smoothed, batched(photos, size)) for size in (10, 3))
         assert all(torch.allclose(first[key][1], second[key][1], atol=1e-5) for key in first)
 
 
 def test_bad_sets(curved_metric, photos):
-    attack = load_attack("sma")
+    attack = make("sma")
     for images, message in ((photos[:1], "at least 3 images"), (photos[:1].repeat(4, 1, 1, 1), "no ranking to attack")):
         for name in NAMES:
             with pytest.raises(UserError, match=message):
-                load_attack(name)(curved_metric, images)
+                make(name)(curved_metric, images)
     with pytest.raises(UserError, match="has no direction"):
         attack(curved_metric, photos, "lower")
     with pytest.raises(UserError, match="one finite score per image, 10 of them"):
@@ -276,7 +282,7 @@ def test_bad_sets(curved_metric, photos):
     with pytest.raises(UserError, match="must be dicts with 'image'"):
         list(attack.craft_set(curved_metric, [photos[0]]))
     with pytest.raises(UserError, match="needs an opinion score of every image"):
-        list(load_attack("rank_inversion", reference="mos").craft_set(curved_metric, batched(photos, 5)))
+        list(make("rank_inversion", reference="mos").craft_set(curved_metric, batched(photos, 5)))
     with pytest.raises(UserError, match="sma of the suite"):
         Suite({"sma": attack})(curved_metric, photos)
     broken = photos.clone()
