@@ -130,12 +130,12 @@ def test_rank_inversion_in_a_run_takes_batches_of_any_size(tmp_path, mini_cache)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["attack=sma", "data.limit_test=2"], "at least 3 images, but 2 are tested"),
         (["attack=ifgsm", "attack.eps=2"], "attack.eps of ifgsm must be at most 1"),
         *(
             pytest.param(options, message, marks=pytest.mark.full)
             for options, message in (
                 (["attack=ifgms"], "no option 'ifgms' for attack"),
+                (["attack=sma", "data.limit_test=2"], "at least 3 images, but 2 are tested"),
                 (["attack=sma", "attack.direction=lower", "defense=none"], "attack 'sma' has no direction"),
                 (["attack=sma", "attack.plan=revers", "defense=none"], "Did you mean 'reverse'"),
                 (["attack=ifgsm", "attack.eps=0"], "attack.eps of ifgsm must be above 0"),
