@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from certiqa.attacks import ATTACKS, load_attack
+from certiqa.attacks import ATTACKS, SetAttack, load_attack
 from certiqa.attacks.presets import preset_options, presets
 from certiqa.attacks.suite import noise_like
 from certiqa.data import load_dataset
@@ -28,6 +28,7 @@ from certiqa.metrics import QualityMetric, load_metric
 
 QUERIES = 500
 OWN_BUDGET = ("advcf", "ab_offset", "stadv", "onepixel", "patch_rs", "pgd_l2")
+SINGLE = [name for name, attack in ATTACKS.items() if not issubclass(attack, SetAttack)]  # sets: set_attacks.py
 
 
 def load(split: str, count: int) -> tuple[Tensor, list[str], np.ndarray]:
@@ -91,7 +92,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--black-box-images", type=int, default=20)
     parser.add_argument("--linf", type=int, choices=(2, 4, 8, 16), default=4, help="of 255")
-    parser.add_argument("--only", nargs="*", default=list(ATTACKS), choices=list(ATTACKS))
+    parser.add_argument("--only", nargs="*", default=SINGLE, choices=SINGLE)
     chosen = parser.parse_args()
     metric = load_metric("mini")
     at_equal = [(name, chosen.linf / 255) for name in chosen.only if ATTACKS[name].norm == "linf" or name in presets()]

@@ -93,6 +93,55 @@ def test_a_transfer_attack_is_another_one(tmp_path, mini_cache):
     assert list((only_folder(tmp_path) / "gallery").glob("*purified.png")), "the gallery shows it"
 
 
+def test_a_set_attack_runs_after_all_images_and_goes_on_where_it_stopped(tmp_path, mini_cache):
+    options = ["attack=sma", "attack.plan=reverse", "attack.steps=4", "defense=none"]
+    evaluate(tmp_path, *options)
+    folder = only_folder(tmp_path)
+    table = pd.read_parquet(folder / "records.parquet")
+    clean, attacked = (table[table.attack == name].set_index("image_id") for name in ("none", "sma"))
+    assert len(attacked) == 4
+    assert (attacked.linf <= 4 / 255 + 1e-6).all()
+    assert (attacked.set_size == 4).all()
+    assert sorted(attacked.target.round(5)) == sorted(clean.score.round(5)), "the plan deals out the clean scores"
+    before, after = clean.score, attacked.score_attacked
+    assert ((after - attacked.target).abs() <= (before - attacked.target).abs() + 1e-6).all()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["attack_srocc_with_clean_sma"] < 0 < summary["attack_mae_with_clean_sma"]
+    for key in ("srocc_with_mos", "krocc_with_mos_low", "plcc_with_mos_before", "rmse_with_mos_unrounded"):
+        assert summary[f"attack_{key}_sma"] is not None
+    assert "Places before and after sma" in (folder / "report.html").read_text()
+
+    path = folder / "records" / "rank-0.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-2]) + "\n")
+    (folder / "records.parquet").unlink()
+    (folder / "summary.json").write_text(json.dumps({**summary, "status": "interrupted"}))
+    evaluate(tmp_path, *options)
+    again = pd.read_parquet(folder / "records.parquet")
+    pd.testing.assert_frame_equal(
+        again.drop(columns=["seconds", "path"]), table.drop(columns=["seconds", "path"]), rtol=0, atol=1e-5
+    )
+    assert not list(folder.glob("perturbations-*"))
+
+
+@pytest.mark.full
+def test_rank_inversion_in_a_run_takes_batches_of_any_size(tmp_path, mini_cache):
+    for size in (1, 4):
+        evaluate(
+            tmp_path / str(size),
+            "attack=rank_inversion",
+            "attack.steps=3",
+            "defense=none",
+            f"data.eval_batch_size={size}",
+        )
+    one, other = (
+        pd.read_parquet(only_folder(tmp_path / size) / "records.parquet").query("attack == 'rank_inversion'")
+        for size in ("1", "4")
+    )
+    assert one.score_attacked.to_numpy() == pytest.approx(other.score_attacked.to_numpy(), abs=0.05)
+    assert not list(only_folder(tmp_path / "1").glob("perturbations-*"))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -101,6 +150,9 @@ def test_a_transfer_attack_is_another_one(tmp_path, mini_cache):
             pytest.param(options, message, marks=pytest.mark.full)
             for options, message in (
                 (["attack=ifgms"], "no option 'ifgms' for attack"),
+                (["attack=sma", "data.limit_test=2"], "at least 3 images, but 2 are tested"),
+                (["attack=sma", "attack.direction=lower", "defense=none"], "attack 'sma' has no direction"),
+                (["attack=sma", "attack.plan=revers", "defense=none"], "Did you mean 'reverse'"),
                 (["attack=ifgsm", "attack.eps=0"], "attack.eps of ifgsm must be above 0"),
                 (["attack=ifgsm", "attack.aim=somebody"], "attack.aim must be one of defense, undefended"),
                 (["attack=ifgsm", "attack.direction=up"], "no direction 'up'; there are: raise, lower, away"),
