@@ -116,7 +116,8 @@ class Target:
 
     # -- scores --------------------------------------------------------------------------------------------
 
-    def _score(self, images: Tensor, rows: Sequence[int], salt: int) -> Tensor:
+    def _score(self, images: Tensor, rows: Sequence[int], salt: int, only: int | None = None) -> Tensor:
+        """Return native scores ``(n,)``; of a random metric's draws ``only`` one, or the mean of all."""
         ids = [self.image_ids[row] for row in rows]
         if not self.metric.is_random:
             return self.metric(images, image_ids=ids)
@@ -125,6 +126,8 @@ class Target:
         if self.through == "median":
             generator = torch.Generator().manual_seed(seed)
             return self.metric(images, image_ids=ids, generator=generator)
+        if only is not None:
+            return self.metric.expected_scores(images, 1, image_ids=ids, seed=seed, first=only)
         return self.metric.expected_scores(images, self.eot_samples, image_ids=ids, seed=seed)
 
     def _value(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
@@ -160,25 +163,48 @@ class Target:
         return answer
 
     def gradient(self, images: Tensor, rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """Return (J ``(n,)``, gradient of the sum of J); see :meth:`differentiate`."""
-        probe = images.detach().clone().requires_grad_(True)
-        values = self.objective(probe, rows)
-        gradient = self.differentiate(values, probe, rows)
-        chosen = list(range(len(self)) if rows is None else rows)
+        """Return (J ``(n,)``, gradient of the sum of J), one row per image; see :meth:`differentiate`."""
+        whole = rows is None
+        rows = range(len(self)) if rows is None else rows
+        scores, slope = self._slopes(images, rows)
+        with torch.enable_grad():
+            inner = scores.clone().requires_grad_(True)
+            values = self._value(inner, rows)
+            (rate,) = torch.autograd.grad(values.sum(), inner)
+        values = values.detach()
+        gradient = self._sound(rate.view(-1, *([1] * (slope.ndim - 1))) * slope, values, rows)
+        chosen = list(rows)
+        self.flat[chosen] |= (gradient.flatten(1) == 0).all(dim=1) & ~self._at_its_best(values, chosen)
         self.steepest[chosen] = self.steepest[chosen].maximum(gradient.flatten(1).abs().sum(dim=1).float())
-        if rows is None:
-            self.trace.append(values.detach())
-        return values.detach(), gradient
+        if whole:
+            self.trace.append(values)
+        return values, gradient
 
     def score_gradient(self, images: Tensor, rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Return (native scores ``(n,)``, gradient of their sum), whatever direction or targets say."""
         rows = range(len(self)) if rows is None else rows
+        scores, slope = self._slopes(images, rows)
+        gradient = self._sound(slope, scores, rows)
+        self.flat[list(rows)] |= (gradient.flatten(1) == 0).all(dim=1)
+        return scores, gradient
+
+    def _slopes(self, images: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return (native scores, gradient of their sum) with fresh randomness.
+
+        Draws of a random metric are differentiated one after another: the memory is that of one.
+        """
         self._round += 1
         self.gradient_calls += len(rows)
-        probe = images.detach().clone().requires_grad_(True)
-        with torch.enable_grad():
-            scores = self._score(probe, rows, salt=self._round)
-        return scores.detach(), self.differentiate(scores, probe, rows)
+        draws = self.eot_samples if self.metric.is_random and self.through == "mean" else 1
+        scores, slope = torch.zeros(len(rows), device=images.device), torch.zeros_like(images)
+        for draw in range(draws):
+            probe = images.detach().clone().requires_grad_(True)
+            with torch.enable_grad():
+                part = self._score(probe, rows, salt=self._round, only=draw)
+                gradient = self._differentiated(part, probe)
+            scores = scores + part.detach() / draws
+            slope = slope + gradient / draws
+        return self._told(scores), slope
 
     def differentiate(self, values: Tensor, parameters: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         """Return the gradient of ``values.sum()`` by parameters ``(n, ...)``, one row per image.
@@ -188,17 +214,25 @@ class Target:
         Raises:
             UserError: no gradient arrives, with the step that stops it where the defense knows.
         """
+        gradient = self._sound(self._differentiated(values, parameters), values.detach(), rows)
+        chosen = list(range(len(self)) if rows is None else rows)
+        self.flat[chosen] |= (gradient.flatten(1) == 0).all(dim=1) & ~self._at_its_best(values.detach(), chosen)
+        return gradient
+
+    def _differentiated(self, values: Tensor, parameters: Tensor) -> Tensor:
         if not values.requires_grad:
             raise UserError(self._no_gradient())
         with torch.enable_grad():  # callers may have switched gradients off
             (gradient,) = torch.autograd.grad(values.sum(), parameters, allow_unused=True)
         if gradient is None:
             raise UserError(self._no_gradient())
+        return gradient
+
+    def _sound(self, gradient: Tensor, values: Tensor, rows: Sequence[int] | None) -> Tensor:
+        """Return a gradient with zeros for what is not finite, whose images are marked."""
         chosen = list(range(len(self)) if rows is None else rows)
-        rowwise = gradient.flatten(1)
-        finite = rowwise.isfinite().all(dim=1) & values.detach().isfinite()
+        finite = gradient.flatten(1).isfinite().all(dim=1) & values.isfinite()
         self.failed[chosen] |= ~finite
-        self.flat[chosen] |= (rowwise == 0).all(dim=1) & ~self._at_its_best(values.detach(), chosen)
         return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _no_gradient(self) -> str:

@@ -266,12 +266,12 @@ class MedianSmoothing(QualityMetric):
         return torch.where(scores.isnan().any(dim=1), torch.full_like(median, torch.nan), median)
 
     def expected_scores(
-        self, images: Tensor, draws: int, *, image_ids: Sequence[str] | None = None, seed: int = 0
+        self, images: Tensor, draws: int, *, image_ids: Sequence[str] | None = None, seed: int = 0, first: int = 0
     ) -> Tensor:
         """Return the mean of ``draws`` fresh draws ``(N,)``, differentiable: smoother than the median to follow."""
         ids = self._ids(images, image_ids)
         total = torch.zeros(len(images), device=images.device)
-        for draw in range(draws):
+        for draw in range(first, first + draws):
             total = total + self._score_pairs(images, ids, [(row, draw) for row in range(len(ids))], seed, "attack")
         return total / draws
 

@@ -59,7 +59,7 @@ class QualityMetric(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define forward(images, *, image_ids, generator)")
 
     def expected_scores(
-        self, images: Tensor, draws: int, *, image_ids: Sequence[str] | None = None, seed: int = 0
+        self, images: Tensor, draws: int, *, image_ids: Sequence[str] | None = None, seed: int = 0, first: int = 0
     ) -> Tensor:
         """Return the mean score ``(N,)`` over ``draws`` evaluations with fresh randomness, differentiable.
 
@@ -71,11 +71,15 @@ class QualityMetric(nn.Module):
             draws: evaluations.
             image_ids: names that key the randomness.
             seed: of the evaluations; draws of other seeds are independent.
+            first: number of the first evaluation, so that many can be asked for in parts.
         """
         if not self.is_random:
             return self(images, image_ids=image_ids)
         ids = [""] * len(images) if image_ids is None else image_ids
-        scores = [self(images, image_ids=[f"attack|{seed}|{draw}|{name}" for name in ids]) for draw in range(draws)]
+        scores = [
+            self(images, image_ids=[f"attack|{seed}|{draw}|{name}" for name in ids])
+            for draw in range(first, first + draws)
+        ]
         return torch.stack(scores).mean(dim=0)
 
     def stops_gradient(self) -> str | None:
