@@ -5,12 +5,13 @@ from certiqa.defenses.chain import build_chain
 from certiqa.defenses.linear import LinearOperator, LinearStep, LinearSteps, Resize
 from certiqa.defenses.noise import STREAMS, fill_noise, noise_key
 from certiqa.defenses.purified import PurifiedMetric, Purifier
-from certiqa.defenses.purifiers import PURIFIERS, Jpeg, RandomRotate, load_purifier
+from certiqa.defenses.purifiers import PURIFIERS, WITH_WEIGHTS, Jpeg, RandomRotate, load_purifier, purify_with
 from certiqa.defenses.smoothing import MedianSmoothing, sample_median
 
 __all__ = [
     "PURIFIERS",
     "STREAMS",
+    "WITH_WEIGHTS",
     "Jpeg",
     "LinearOperator",
     "LinearStep",
@@ -25,6 +26,7 @@ __all__ = [
     "load_purifier",
     "no_defense",
     "noise_key",
+    "purify_with",
     "sample_median",
     "undefended",
 ]

@@ -7,7 +7,11 @@ from typing import Any
 
 from certiqa.defenses.purified import Purifier
 from certiqa.defenses.purifiers.compression import Jpeg
+from certiqa.defenses.purifiers.diffusion import Diffpure, DiffpureUnsharp
+from certiqa.defenses.purifiers.disco import Disco
+from certiqa.defenses.purifiers.fcn import Fcn
 from certiqa.defenses.purifiers.geometric import RandomRotate
+from certiqa.defenses.purifiers.restoration import RESTORERS
 from certiqa.errors import UserError, suggest
 
 PURIFIERS: dict[str, type[Purifier]] = {
@@ -18,20 +22,26 @@ PURIFIERS: dict[str, type[Purifier]] = {
     )
 }
 
+WITH_WEIGHTS: dict[str, type[Purifier]] = {
+    purifier.name: purifier for purifier in (Fcn, *RESTORERS, Disco, Diffpure, DiffpureUnsharp)
+}
+"""Purifiers that are networks: they need ``weights``, and never take random ones."""
+
 
 def load_purifier(name: str, **options: Any) -> Purifier:
     """Build a purifier by name, e.g. ``load_purifier("jpeg", quality=50)``.
 
     Args:
-        name: one of ``PURIFIERS``.
+        name: one of ``PURIFIERS`` or ``WITH_WEIGHTS``.
         options: of that purifier.
 
     Raises:
         UserError: unknown name or option, or a value that is not allowed.
     """
-    if name not in PURIFIERS:
-        raise UserError(f"no purifier '{name}'; there are: {', '.join(PURIFIERS)}.{suggest(name, PURIFIERS)}")
-    purifier = PURIFIERS[name]
+    purifiers = PURIFIERS | WITH_WEIGHTS
+    if name not in purifiers:
+        raise UserError(f"no purifier '{name}'; there are: {', '.join(purifiers)}.{suggest(name, purifiers)}")
+    purifier = purifiers[name]
     known = [key for key in inspect.signature(purifier).parameters if key != "self"]
     for key in options:
         if key not in known:
