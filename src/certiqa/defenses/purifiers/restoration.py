@@ -174,7 +174,9 @@ def load_model(state: dict[str, Tensor], path: str | Path, architecture: str | N
             f"It knows: {', '.join(_ids(registry))}"
             f"{'' if extra else '; more (MPRNet, Restormer, MIRNet2) with: pip install certiqa[mprnet]'}"
         ) from error
-    except Exception as error:  # its loaders read shapes by key before they load: KeyError, AssertionError, RuntimeError
+    except (
+        Exception
+    ) as error:  # its loaders read shapes by key before they load: KeyError, AssertionError, RuntimeError
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(
             f"the weights in '{path}' do not fit the network that their keys name: {type(error).__name__}: "
