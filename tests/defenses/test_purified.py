@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from certiqa.attacks import load_attack
-from certiqa.defenses import PURIFIERS, Jpeg, MedianSmoothing, PurifiedMetric, RandomRotate, undefended
+from certiqa.defenses import Jpeg, MedianSmoothing, PurifiedMetric, RandomRotate, undefended
 from certiqa.errors import UserError
-from certiqa.metrics import check_metric
 
 
 def smooth_images(count=2, height=24, width=32):
@@ -15,26 +14,12 @@ def smooth_images(count=2, height=24, width=32):
     return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
 
 
-@pytest.mark.parametrize("name", PURIFIERS)
-def test_a_purified_metric_keeps_the_contract(name, curved_metric):
-    metric = PurifiedMetric(curved_metric, PURIFIERS[name]())
-    report = check_metric(metric, size=24, defended=True)
-    assert report.ok, report.failures
-    assert (metric.name, metric.score_range, metric.hard_bounds) == (name, (0, 1), (0, 1))
-    assert undefended(metric) is curved_metric
-    images = smooth_images()
-    purified = metric.purify(images, ["a", "b"])
-    assert purified.shape == images.shape
-    assert purified.min() >= 0
-    assert purified.max() <= 1
-    assert not torch.equal(purified, images)
-
-
 def test_jpeg_is_pillows_and_its_gradient_the_identity(curved_metric):
     images = smooth_images().requires_grad_(True)
     metric = PurifiedMetric(curved_metric, Jpeg(30))
     purified = metric.purify(images)
     assert (purified * 255 - (purified * 255).round()).abs().max() < 1e-4, "8-bit, as a file is"
+    assert undefended(metric) is curved_metric
     weights = torch.rand_like(purified)
     (gradient,) = torch.autograd.grad((purified * weights).sum(), images)
     assert torch.allclose(gradient, weights)
@@ -63,23 +48,8 @@ def test_randomness_is_keyed_by_image_and_seed(curved_metric):
     assert draws != metric.expected_scores(images[:1], 3, image_ids=["a"], seed=6)
 
 
-def test_a_rotation_by_nothing_and_by_a_quarter_turn():
-    images = smooth_images(1, 20, 20)
-    assert torch.allclose(RandomRotate(0)(images, [torch.Generator()]), images, atol=1e-5)
-
-    purifier = RandomRotate(90)
-    generator = torch.Generator().manual_seed(0)
-    share = 2 * float(torch.rand((), generator=torch.Generator().manual_seed(0))) - 1
-    purifier.degrees = 90 / share
-    assert torch.allclose(purifier(images, [generator]), images.rot90(1, (2, 3)), atol=1e-4) or torch.allclose(
-        purifier(images, [generator.manual_seed(0)]), images.rot90(-1, (2, 3)), atol=1e-4
-    )
-
-
 def test_bad_options_are_named(curved_metric):
-    with pytest.raises(UserError, match="1 to 95, got 0"):
-        Jpeg(0)
-    with pytest.raises(UserError, match="0 to 180"):
-        RandomRotate(-1)
     with pytest.raises(UserError, match="native, identity, none, got 'soft'"):
         PurifiedMetric(curved_metric, Jpeg(), backward="soft")
+    with pytest.raises(UserError, match="2 images but 1 image ids"):
+        PurifiedMetric(curved_metric, RandomRotate())(smooth_images(), image_ids=["a"])

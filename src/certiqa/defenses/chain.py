@@ -1,16 +1,19 @@
-"""Several steps as one defense: ``defense=chain defense.steps=[resize,ms]``."""
+"""Several steps as one defense: ``defense=chain defense.steps=[resize,ms]``, ``[ms,jpeg]``, ``[flip,jpeg]``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from certiqa.defenses.linear import LinearStep, LinearSteps
+from certiqa.defenses.purified import LipschitzSteps, PurifiedMetric, Purifier
+from certiqa.defenses.purifiers.registry import PURIFIERS, load_purifier
 from certiqa.defenses.smoothing import MedianSmoothing
 from certiqa.errors import UserError, suggest
-from certiqa.metrics.base import QualityMetric
+from certiqa.metrics.base import QualityMetric, as_metric
+
+Option = Purifier | Mapping[str, Any] | Callable[..., QualityMetric]
 
 
 def build_chain(
@@ -19,32 +22,66 @@ def build_chain(
     *,
     name: str = "chain",
     denoiser: nn.Module | None = None,
-    **options: LinearStep | Callable[..., QualityMetric],
+    backward: str | None = None,
+    seed: int = 0,
+    **options: Option,
 ) -> QualityMetric:
     """Build a defense of several steps, applied to an image in the order given.
 
+    With median smoothing among them the chain is certified. Before its noise only purifiers with a known Lipschitz
+    constant may stand, and none that is random; whatever stands after it is part of what is smoothed, with fresh
+    randomness at every draw, behind the denoiser where there is one. Without smoothing nothing is certified.
+
     Args:
         metric: the metric to defend.
-        steps: names among ``options``: linear steps, then median smoothing.
+        steps: names of purifiers, or among ``options``, in the order of application.
         name: what tables call it.
         denoiser: of the smoothing; ``ms`` takes none.
-        options: for each name a linear step, or a function ``(metric, before=..., name=..., denoiser=...)`` that
-            smooths.
+        backward: of the purifiers, see :class:`PurifiedMetric`; None for what suits each. A step before the noise has
+            its own gradient.
+        seed: of random purifiers.
+        options: for each name a purifier, the options of a purifier of that name, or a function
+            ``(metric, before=..., name=..., denoiser=...)`` that smooths.
 
     Raises:
-        UserError: for an unknown name, or an order that voids the certificate.
+        UserError: for an unknown name, two smoothings, or a step that would void the certificate.
     """
-    for step in steps:
-        if step not in options:
-            raise UserError(f"no step '{step}'; there are: {', '.join(options)}.{suggest(step, options)}")
-    chosen: list[Any] = [options[step] for step in steps]
-    before = [step for step in chosen if isinstance(step, LinearStep)]
-    if not chosen or chosen[:-1] != before or chosen[-1] in before:
+    if not steps:
+        raise UserError("defense.steps is empty; give steps in order, e.g. [resize,ms], [ms,jpeg] or [flip,jpeg]")
+    chosen = [_step(step, options) for step in steps]
+    smoothing = [place for place, step in enumerate(chosen) if not isinstance(step, Purifier)]
+    if len(smoothing) > 1:
         raise UserError(
-            f"defense.steps={list(steps)} cannot be certified: linear steps come first and median smoothing last, "
-            "e.g. [resize,ms]"
+            f"defense.steps={list(steps)} smooths {len(smoothing)} times, but a certificate speaks of one noise; keep "
+            "one of them"
         )
+    split = smoothing[0] if smoothing else -1
+    defended = as_metric(metric)
+    for place in range(len(chosen) - 1, split, -1):
+        last = place == split + 1
+        defended = PurifiedMetric(
+            defended, chosen[place], backward=backward, seed=seed, place=place, name=name if last else None
+        )
+    if not smoothing:
+        if denoiser is not None:
+            raise UserError(
+                f"defense.steps={list(steps)} has no smoothing, so that nothing would use the denoiser; add ms, or set "
+                "denoiser=none"
+            )
+        return defended
+    before = LipschitzSteps(chosen[:split]) if split else None
     extra = {} if denoiser is None else {"denoiser": denoiser}
-    defense = chosen[-1](metric, before=LinearSteps(before) if before else None, name=name, **extra)
+    defense = chosen[split](defended, before=before, name=name, **extra)
     assert isinstance(defense, MedianSmoothing)
     return defense
+
+
+def _step(name: str, options: Mapping[str, Option]) -> Any:
+    """Return a purifier, or the function that smooths."""
+    option = options.get(name)
+    if name not in options and name not in PURIFIERS:
+        known = dict.fromkeys([*options, *PURIFIERS])
+        raise UserError(f"no step '{name}'; there are: {', '.join(known)}.{suggest(name, known)}")
+    if option is None or isinstance(option, Mapping):
+        return load_purifier(name, **{str(key): value for key, value in (option or {}).items()})
+    return option

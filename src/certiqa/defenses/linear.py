@@ -8,6 +8,7 @@ the proof.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -15,15 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from certiqa.defenses.purified import Generators, Purifier
 from certiqa.errors import UserError
 
 ROUNDING = 1 + 1e-6  # float32 arithmetic of a step whose norm is computed exactly
 
 
-class LinearStep(nn.Module):
-    """A linear map of images with a proven bound on its spectral norm."""
+class LinearStep(Purifier):
+    """A linear map of images with a proven bound on its spectral norm; no random step is linear in this sense."""
 
-    def forward(self, images: Tensor) -> Tensor:
+    thread_safe = True
+
+    def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
         """Map ``(N, 3, H, W)`` to ``(N, 3, h, w)``, linearly and each image alone."""
         raise NotImplementedError
 
@@ -38,42 +42,180 @@ class Resize(LinearStep):
     Args:
         size: shorter side in pixels, the other in proportion; or (height, width).
         mode: "bilinear" or "bicubic".
+        scale: in place of ``size``, the factor of both sides, rounded down to whole pixels; 0.5 where neither is given.
     """
 
-    def __init__(self, size: int | Sequence[int], mode: str = "bilinear") -> None:
+    name = "resize"
+    keeps_size = False
+
+    def __init__(
+        self, size: int | Sequence[int] | None = None, mode: str = "bilinear", *, scale: float | None = None
+    ) -> None:
         super().__init__()
-        sides = [size] if isinstance(size, int) else list(size)
+        if size is not None and scale is not None:
+            raise UserError(f"{self.name} takes size or scale, not both: got size={size} and scale={scale}; null one")
+        scale = 0.5 if size is None and scale is None else scale
+        sides = [1] if size is None else [size] if isinstance(size, int) else list(size)
         if len(sides) not in (1, 2) or min(sides) < 1:
-            raise UserError(f"resize.size must be a shorter side or (height, width) in pixels, got {size}")
+            raise UserError(f"{self.name}.size must be a shorter side or (height, width) in pixels, got {size}")
+        if scale is not None and not 0 < scale <= 8:
+            raise UserError(f"{self.name}.scale must lie in (0, 8], e.g. 0.5, got {scale}")
         if mode not in ("bilinear", "bicubic"):
-            raise UserError(f"resize.mode must be bilinear or bicubic, got '{mode}'")
-        self.size = size if isinstance(size, int) else (int(sides[0]), int(sides[1]))
+            raise UserError(f"{self.name}.mode must be bilinear or bicubic, got '{mode}'")
+        self.size = size if isinstance(size, int) or size is None else (int(sides[0]), int(sides[1]))
+        self.scale = scale
         self.mode = mode
+        self.overshoots = mode == "bicubic"
 
     def output_size(self, size: Sequence[int]) -> tuple[int, int]:
         """Return the (height, width) that images of ``size`` get."""
-        if not isinstance(self.size, int):
-            return self.size
         height, width = size
+        if self.scale is not None:
+            return max(1, int(height * self.scale + 1e-9)), max(1, int(width * self.scale + 1e-9))
+        if not isinstance(self.size, int):
+            assert self.size is not None
+            return self.size
         shorter = min(height, width)
         return max(1, round(height * self.size / shorter)), max(1, round(width * self.size / shorter))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def least_size(self, needed: int) -> int:
+        """Return the side that images need: any, or in proportion to ``needed``; 0 where none is enough."""
+        if self.scale is not None:
+            return max(1, math.ceil(needed / self.scale - 1e-6))
+        assert self.size is not None
+        return 1 if min(self.size if isinstance(self.size, tuple) else (self.size,)) >= needed else 0
+
+    def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
         """Resize; bicubic weights may leave [0, 1], clipping comes after the noise."""
-        size = self.output_size(images.shape[-2:])
-        return F.interpolate(images.contiguous(), size=size, mode=self.mode, antialias=True, align_corners=False)
+        return _resized(images, self.output_size(images.shape[-2:]), self.mode)
 
     def lipschitz(self, size: Sequence[int]) -> float:
         """Return the spectral norm: of a Kronecker product, the product of its factors' norms."""
-        pairs = zip(size, self.output_size(size), strict=True)
-        return ROUNDING * float(torch.tensor([_axis_norm(old, new, self.mode) for old, new in pairs]).prod())
+        axes = zip(size, self.output_size(size), strict=True)
+        return ROUNDING * math.prod(_resize_norm(old, new, self.mode) for old, new in axes)
+
+
+class Upscale(Resize):
+    """Shrinking, then a bilinear resize back to the size that came: what is lost in between stays lost.
+
+    Args:
+        scale: factor of both sides in between.
+        mode: "bilinear" or "bicubic", of the shrinking.
+    """
+
+    name = "upscale"
+    keeps_size = True
+
+    def __init__(self, scale: float = 0.5, mode: str = "bilinear") -> None:
+        if scale > 1:
+            raise UserError(f"upscale.scale must lie in (0, 1], e.g. 0.5, got {scale}")
+        super().__init__(mode=mode, scale=scale)
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Return ``size``."""
+        return int(size[0]), int(size[1])
+
+    def least_size(self, needed: int) -> int:
+        """Return ``needed``."""
+        return needed
+
+    def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
+        """Shrink and bring back."""
+        size = images.shape[-2:]
+        return _resized(_resized(images, super().output_size(size), self.mode), (size[0], size[1]), "bilinear")
+
+    def lipschitz(self, size: Sequence[int]) -> float:
+        """Return the spectral norm of both together, exact as that of one resize."""
+        axes = zip(size, super().output_size(size), strict=True)
+        return ROUNDING * math.prod(_there_and_back_norm(old, new, self.mode) for old, new in axes)
+
+
+class Flip(LinearStep):
+    """Rotation by 180 degrees: both axes mirrored, a permutation of the pixels."""
+
+    name = "flip"
+
+    def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
+        """Mirror both axes."""
+        return images.flip(2, 3)
+
+    def lipschitz(self, size: Sequence[int]) -> float:
+        """Return 1."""
+        return 1.0
+
+
+class GaussianBlur(LinearStep):
+    """Gaussian blur per channel, reflected at the border (kornia); its spectral norm is exact.
+
+    Args:
+        kernel: side of the window in pixels, odd.
+        sigma: standard deviation in pixels; default the rule of OpenCV, ``0.3 ((kernel - 1) / 2 - 1) + 0.8``.
+    """
+
+    name = "gaussian_blur"
+
+    def __init__(self, kernel: int = 3, sigma: float | None = None) -> None:
+        super().__init__()
+        self.kernel = odd(kernel, "gaussian_blur.kernel")
+        if sigma is not None and not sigma > 0:
+            raise UserError(f"gaussian_blur.sigma must be positive, in pixels, got {sigma}")
+        self.sigma = 0.3 * ((self.kernel - 1) / 2 - 1) + 0.8 if sigma is None else float(sigma)
+        self.min_size = self.kernel // 2 + 1
+
+    def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
+        """Blur."""
+        from kornia.filters import gaussian_blur2d
+
+        return gaussian_blur2d(images, self.kernel, (self.sigma, self.sigma))
+
+    def lipschitz(self, size: Sequence[int]) -> float:
+        """Return the spectral norm: of a Kronecker product, the product of its factors' norms."""
+        return ROUNDING * math.prod(_blur_norm(side, self.kernel, self.sigma) for side in size)
+
+
+def odd(kernel: int, option: str) -> int:
+    """Return a window's side; raises UserError unless it is odd and positive."""
+    if kernel != int(kernel) or kernel < 1 or kernel % 2 == 0:
+        raise UserError(f"{option} must be odd and at least 1 (1, 3, 5, ...), got {kernel}")
+    return int(kernel)
+
+
+def _resized(images: Tensor, size: Sequence[int], mode: str) -> Tensor:
+    return F.interpolate(images.contiguous(), size=tuple(size), mode=mode, antialias=True, align_corners=False)
+
+
+def resize_matrix(old: int, new: int, mode: str) -> Tensor:
+    """Return what a resize does to one axis: ``(old, new)`` float64, row i the response to pixel i."""
+    rows = torch.eye(old, dtype=torch.float64).view(1, 1, old, old)
+    return F.interpolate(rows, size=(old, new), mode=mode, antialias=True, align_corners=False)[0, 0]
+
+
+def blur_matrix(side: int, kernel: int, sigma: float) -> Tensor:
+    """Return what a Gaussian blur does to one axis, ``(side, side)`` float64, as :func:`resize_matrix` does."""
+    from kornia.filters import gaussian_blur2d
+
+    rows = torch.eye(side, dtype=torch.float64).view(1, 1, side, side)
+    return gaussian_blur2d(rows, (1, kernel), (sigma, sigma))[0, 0]
+
+
+# a norm costs a decomposition, and every image of a set may have the same size
+@lru_cache(maxsize=256)
+def _resize_norm(old: int, new: int, mode: str) -> float:
+    return _norm(resize_matrix(old, new, mode))
 
 
 @lru_cache(maxsize=256)
-def _axis_norm(old: int, new: int, mode: str) -> float:
-    rows = torch.eye(old, dtype=torch.float64).view(1, 1, old, old)
-    matrix = F.interpolate(rows, size=(old, new), mode=mode, antialias=True, align_corners=False)
-    return float(torch.linalg.matrix_norm(matrix[0, 0], ord=2))
+def _there_and_back_norm(size: int, between: int, mode: str) -> float:
+    return _norm(resize_matrix(size, between, mode) @ resize_matrix(between, size, "bilinear"))
+
+
+@lru_cache(maxsize=256)
+def _blur_norm(side: int, kernel: int, sigma: float) -> float:
+    return _norm(blur_matrix(side, kernel, sigma))
+
+
+def _norm(matrix: Tensor) -> float:
+    return float(torch.linalg.matrix_norm(matrix, ord=2))
 
 
 class LinearOperator(LinearStep):
@@ -87,18 +229,28 @@ class LinearOperator(LinearStep):
         batch_size: basis vectors at a time.
     """
 
+    name = "linear"
+    keeps_size = False
+    thread_safe = False
+
     def __init__(self, module: nn.Module, batch_size: int = 64) -> None:
         super().__init__()
         self.module = module.requires_grad_(False).eval()
         self.batch_size = batch_size
         self._bounds: dict[tuple[int, ...], float] = {}
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
         """Apply the module."""
         result = self.module(images)
         if not isinstance(result, Tensor):
             raise UserError(f"{type(self.module).__name__} must return a tensor, got {type(result).__name__}")
         return result
+
+    @torch.no_grad()
+    def output_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Return the size of what the module makes of an image of ``size``."""
+        height, width = self.forward(torch.zeros(1, 3, *size)).shape[-2:]
+        return height, width
 
     @torch.no_grad()
     def lipschitz(self, size: Sequence[int]) -> float:
@@ -149,27 +301,3 @@ class LinearOperator(LinearStep):
             norm = float(image.detach().norm())
             (vector,) = torch.autograd.grad(0.5 * image.square().sum(), vector)
         return norm
-
-
-class LinearSteps(LinearStep):
-    """Several linear steps in a row; their constants multiply."""
-
-    def __init__(self, steps: Sequence[LinearStep]) -> None:
-        super().__init__()
-        self.steps = nn.ModuleList(steps)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Apply all steps in order."""
-        for step in self.steps:
-            images = step(images)
-        return images
-
-    def lipschitz(self, size: Sequence[int]) -> float:
-        """Return the product of the steps' constants, each at the size that reaches it."""
-        constant = 1.0
-        probe = torch.zeros(1, 3, *size)
-        for step in self.steps:
-            assert isinstance(step, LinearStep)
-            constant *= step.lipschitz(probe.shape[-2:])
-            probe = step(probe)
-        return constant

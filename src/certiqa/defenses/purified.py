@@ -17,6 +17,7 @@ from certiqa.errors import UserError
 from certiqa.metrics.base import QualityMetric, as_metric
 
 BACKWARDS = ("native", "identity", "none")
+Generators = Sequence[torch.Generator]
 
 
 class Purifier(nn.Module):
@@ -27,21 +28,25 @@ class Purifier(nn.Module):
         differentiable: whether its own gradient is of use to an attack.
         is_random: whether it draws random numbers, from the generators it is given.
         keeps_size: whether images leave it as large as they came.
+        overshoots: whether its values may leave [0, 1]; a metric behind it then sees them clipped.
         min_size: smallest height and width that it takes, in pixels.
+        thread_safe: whether several threads may call it at once, each with its own images.
     """
 
     name: str = "purifier"
     differentiable: bool = True
     is_random: bool = False
     keeps_size: bool = True
+    overshoots: bool = False
     min_size: int = 1
+    thread_safe: bool = False
 
-    def forward(self, images: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+    def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
         """Return purified images of ``(N, 3, H, W)``.
 
         Args:
             images: RGB in [0, 1].
-            generators: one per image, for what is random.
+            generators: one per image, for what is random, on the CPU.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward(images, generators)")
 
@@ -49,19 +54,86 @@ class Purifier(nn.Module):
         """Return the (height, width) in which images of (height, width) ``size`` leave it."""
         return int(size[0]), int(size[1])
 
+    def least_size(self, needed: int) -> int:
+        """Return how large images must come so that both sides leave it with ``needed`` pixels, 0 where none do."""
+        return max(self.min_size, needed)
+
     def lipschitz(self, size: Sequence[int]) -> float | None:
         """Return a proven upper bound on its l2 Lipschitz constant for images of ``size``, None where none is known."""
         return None
 
-    def surrogate(self, images: Tensor) -> Tensor:
+    def surrogate(self, images: Tensor, generators: Generators | None = None) -> Tensor:
         """Return what stands in for it in the backward pass of BPDA: the identity, or the bilinear resize.
 
-        Athalye et al., ICML 2018: a differentiable map near the purifier, of the same output size.
+        Athalye et al., ICML 2018: a differentiable map near the purifier, of the same output size. Generators are
+        those of the forward pass, in the state they had before it.
         """
         size = self.output_size(images.shape[-2:])
         if size == tuple(images.shape[-2:]):
             return images
         return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+class LipschitzSteps(Purifier):
+    """Several purifiers in a row, none of them random, whose Lipschitz constants are known and multiply."""
+
+    name = "steps"
+    thread_safe = True
+
+    def __init__(self, steps: Sequence[Purifier]) -> None:
+        super().__init__()
+        for step in steps:
+            check_before_noise(step)
+        self.steps = nn.ModuleList(steps)
+
+    def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
+        """Apply all steps in order."""
+        for step in self.steps:
+            images = step(images)
+        return images
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Return the size after the last step."""
+        height, width = size
+        for step in self.steps:
+            assert isinstance(step, Purifier)
+            height, width = step.output_size((height, width))
+        return height, width
+
+    def least_size(self, needed: int) -> int:
+        """Return the size that images need before the first step."""
+        for step in reversed(self.steps):
+            assert isinstance(step, Purifier)
+            needed = step.least_size(needed) if needed else 0
+        return needed
+
+    def lipschitz(self, size: Sequence[int]) -> float:
+        """Return the product of the steps' constants, each at the size that reaches it."""
+        constant = 1.0
+        for step in self.steps:
+            assert isinstance(step, Purifier)
+            known = step.lipschitz(size)
+            if known is None:
+                raise UserError(f"no bound on the Lipschitz constant of {step.name} is known at {tuple(size)} pixels")
+            constant, size = constant * known, step.output_size(size)
+        return constant
+
+
+def check_before_noise(step: nn.Module) -> None:
+    """Raise UserError unless ``step`` may stand before the noise of median smoothing, with the reason."""
+    name = step.name if isinstance(step, Purifier) else type(step).__name__
+    reason = None
+    if not isinstance(step, Purifier):
+        reason = "its Lipschitz constant is unknown (wrap a linear module in LinearOperator)"
+    elif step.is_random:
+        reason = "it is random, so that clean and attacked images need not meet the same map"
+    elif type(step).lipschitz is Purifier.lipschitz:
+        reason = "no bound on its Lipschitz constant is known, so that a small change may grow to any size"
+    if reason:
+        raise UserError(
+            f"{name} before the noise voids the certificate: {reason}. Put it behind the noise, where it is part of "
+            f"what is smoothed, e.g. defense=chain defense.steps=[ms,{name}]"
+        )
 
 
 class PurifiedMetric(QualityMetric):
@@ -73,8 +145,12 @@ class PurifiedMetric(QualityMetric):
         backward: what a gradient takes through the purifier: "native" its own; "identity" that of
             :meth:`Purifier.surrogate` (BPDA, Athalye et al., ICML 2018); "none" lets nothing through, as a deployed
             purifier without a gradient does. Default: native where the purifier is differentiable, else identity.
-        seed: of what is random, a function of (seed, image id).
+        seed: of what is random, a function of (seed, place, image id).
+        place: tells steps of one chain and draws of one ensemble apart, which share a seed.
         name: what tables call it.
+
+    Raises:
+        UserError: an unknown backward, or images that would be too small for the metric whatever comes in.
     """
 
     def __init__(
@@ -84,6 +160,7 @@ class PurifiedMetric(QualityMetric):
         *,
         backward: str | None = None,
         seed: int = 0,
+        place: int = 0,
         name: str | None = None,
     ) -> None:
         super().__init__()
@@ -94,11 +171,19 @@ class PurifiedMetric(QualityMetric):
             raise UserError(f"defense.backward must be one of {', '.join(BACKWARDS)}, got '{backward}'")
         self.backward = backward
         self.seed = int(seed)
+        self.place = int(place)
         self.name = name or purifier.name
         inner = self.metric
         self.score_range, self.hard_bounds, self.lower_better = inner.score_range, inner.hard_bounds, inner.lower_better
-        self.min_size, self.weights_source = inner.min_size, inner.weights_source
+        self.weights_source = inner.weights_source
+        self.min_size = purifier.least_size(inner.min_size)
+        if not self.min_size:
+            raise UserError(
+                f"what leaves {purifier.name} is too small for metric '{inner.name}', which needs images of at least "
+                f"{inner.min_size}x{inner.min_size} pixels; let {purifier.name} keep more"
+            )
         self.is_random = purifier.is_random or inner.is_random
+        self.thread_safe = purifier.thread_safe and inner.thread_safe
         self.requires_grad_(False)
         self.eval()
 
@@ -109,20 +194,28 @@ class PurifiedMetric(QualityMetric):
     def purify(
         self, images: Tensor, image_ids: Sequence[str] | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Return what the metric sees of images ``(N, 3, H, W)``."""
-        generators = None
-        if self.purifier.is_random:
-            salt = self.seed if generator is None else int(torch.randint(2**62, (1,), generator=generator))
+        """Return what the metric sees of images ``(N, 3, H, W)``; draws once from ``generator`` where one is given."""
+        salt = self.seed
+        if self.purifier.is_random and generator is not None:
+            salt = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+
+        def generators() -> list[torch.Generator] | None:
+            if not self.purifier.is_random:
+                return None
             ids = [""] * len(images) if image_ids is None else image_ids
-            generators = [torch.Generator().manual_seed(_key(salt, name)) for name in ids]
+            if len(ids) != len(images):
+                raise UserError(f"{len(images)} images but {len(ids)} image ids; give one id per image")
+            return [torch.Generator().manual_seed(_key(salt, self.place, name)) for name in ids]
+
         if self.backward == "native":
-            return self.purifier(images, generators)
-        with torch.no_grad():
-            purified = self.purifier(images.detach(), generators)
-        if self.backward == "none":
-            return purified
-        stand_in = self.purifier.surrogate(images)  # its gradient under the purifier's value
-        return purified + (stand_in - stand_in.detach())
+            purified = self.purifier(images, generators())
+        else:
+            with torch.no_grad():
+                purified = self.purifier(images.detach(), generators())
+            if self.backward == "identity" and images.requires_grad and torch.is_grad_enabled():
+                stand_in = self.purifier.surrogate(images, generators())  # its gradient under the purifier's value
+                purified = purified + (stand_in - stand_in.detach())
+        return purified.clamp(0, 1) if self.purifier.overshoots else purified
 
     def forward(
         self,
@@ -132,6 +225,7 @@ class PurifiedMetric(QualityMetric):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Score purified images; see :meth:`QualityMetric.forward`."""
+        self.check_images(images)
         purified = self.purify(images, image_ids, generator)
         return self.metric(purified, image_ids=image_ids, generator=generator)
 
@@ -141,6 +235,15 @@ class PurifiedMetric(QualityMetric):
         return self.purifier.name if stopped else self.metric.stops_gradient()
 
 
-def _key(seed: int, image_id: str) -> int:
-    text = f"purify|{seed}|{image_id}".encode(errors="surrogateescape")
+def purified_images(defense: nn.Module, images: Tensor, image_ids: Sequence[str] | None = None) -> Tensor | None:
+    """Return what the metric behind a chain of purifiers sees of images; None where the defense is anything else."""
+    if not isinstance(defense, PurifiedMetric):
+        return None
+    while isinstance(defense, PurifiedMetric):
+        images, defense = defense.purify(images, image_ids), defense.metric
+    return None if isinstance(getattr(defense, "metric", None), nn.Module) else images
+
+
+def _key(seed: int, place: int, image_id: str) -> int:
+    text = f"purify|{seed}|{place}|{image_id}".encode(errors="surrogateescape")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from certiqa.defenses.engine import CPU_BATCH, BatchSize, DrawEngine, Pair, Take
-from certiqa.defenses.linear import LinearStep
 from certiqa.defenses.noise import fill_noise, noise_key
+from certiqa.defenses.purified import LipschitzSteps, Purifier
 from certiqa.errors import UserError
 from certiqa.metrics.base import QualityMetric, as_metric
 
@@ -42,8 +42,8 @@ class MedianSmoothing(QualityMetric):
         workers: threads that score on a CPU; None for one per core where metric and denoiser are ``thread_safe``.
         precision: of the base function: "fp32", or "bf16" or "fp16" by autocast, with the metric's head in fp32.
             Another precision is another base function: its certificates are as valid, and speak of that function.
-        before: linear step between input and noise; radii are those at the input, and its Lipschitz constant is paid
-            for at the noise.
+        before: purifier between input and noise, none that is random or whose Lipschitz constant is unknown; radii
+            are those at the input, and the constant is paid for at the noise.
         compile: compile the base function with ``torch.compile``, which takes a while and pays for long runs.
         name: what tables call it.
     """
@@ -62,7 +62,7 @@ class MedianSmoothing(QualityMetric):
         batch_size: int | None = None,
         workers: int | None = None,
         precision: str = "fp32",
-        before: LinearStep | None = None,
+        before: Purifier | None = None,
         compile: bool = False,
         name: str | None = None,
     ) -> None:
@@ -75,11 +75,7 @@ class MedianSmoothing(QualityMetric):
             raise UserError(f"workers must be at least 1, got {workers}")
         if precision not in PRECISIONS:
             raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got '{precision}'")
-        if before is not None and not isinstance(before, LinearStep):
-            raise UserError(
-                f"{type(before).__name__} before the noise voids the certificate: only linear steps with a known "
-                "Lipschitz constant may come there (Resize, or LinearOperator(module))"
-            )
+        before = None if before is None else LipschitzSteps([before])
         self.metric = as_metric(metric)
         self.before = before
         self.sigma = float(sigma)
@@ -98,7 +94,12 @@ class MedianSmoothing(QualityMetric):
         self.score_range = self.metric.score_range
         self.hard_bounds = self.metric.hard_bounds
         self.lower_better = self.metric.lower_better
-        self.min_size = self.metric.min_size
+        self.min_size = self.metric.min_size if before is None else before.least_size(self.metric.min_size)
+        if not self.min_size:
+            raise UserError(
+                f"what reaches metric '{self.metric.name}' is too small: it needs images of at least "
+                f"{self.metric.min_size}x{self.metric.min_size} pixels; let the step before the noise keep more"
+            )
         self.weights_source = self.metric.weights_source
         self.requires_grad_(False)
         self.eval()
@@ -108,7 +109,7 @@ class MedianSmoothing(QualityMetric):
         return 1.0 if self.before is None else self.before.lipschitz(size)
 
     def prepared(self, images: Tensor) -> Tensor:
-        """Return what the noise is added to, float32: the images after the linear step, if there is one."""
+        """Return what the noise is added to, float32: the images after the step before it, if there is one."""
         return images.float() if self.before is None else self.before(images.float())
 
     def train(self, mode: bool = True) -> Self:

@@ -1,4 +1,4 @@
-"""The colour filter of the purification paper (Gushchin et al., arXiv 2404.06957): a small FCN against colour attacks."""
+"""The purification paper's colour filter (Gushchin et al., arXiv 2404.06957): a small FCN against colour attacks."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from certiqa.defenses.purified import Purifier
+from certiqa.defenses.purifiers.filters import Unsharp
 from certiqa.defenses.purifiers.network import Upstream, given_weights, missing_weights, pad_to
 from certiqa.errors import UserError
 from certiqa.metrics.weights import SHIPPED
@@ -170,9 +171,8 @@ class DiffpureUnsharp(Diffpure):
         sigma: float = 1.0,
     ) -> None:
         super().__init__(weights, steps=steps, size=size, checkpoint=checkpoint, architecture=architecture)
-        from certiqa.defenses.purifiers.filters import Unsharp
-
         self.unsharp = Unsharp(kernel, amount, sigma)
+        self.min_size = self.unsharp.min_size
 
     def forward(self, images: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """Return purified and sharpened images."""
@@ -216,7 +216,8 @@ def load_diffusion(weights: str | Path, architecture: Mapping[str, Any] | None) 
         hint = "" if local else "; if it is a folder, there is none of that name"
         first = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
-            f"cannot load an unconditional diffusers U-Net from '{weights}'{hint}: {type(error).__name__}: {first[:300]}"
+            f"cannot load an unconditional diffusers U-Net from '{weights}'{hint}: "
+            f"{type(error).__name__}: {first[:300]}"
         ) from error
     wrong = {key: loaded.get(f"{key}_keys") for key in ("missing", "unexpected", "mismatched")}
     if any(wrong.values()):

@@ -5,20 +5,23 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from certiqa.defenses.linear import Flip, GaussianBlur, Resize, Upscale
 from certiqa.defenses.purified import Purifier
-from certiqa.defenses.purifiers.compression import Jpeg
+from certiqa.defenses.purifiers.compression import DiffJpeg, Jpeg, Jpeg2000
 from certiqa.defenses.purifiers.diffusion import Diffpure, DiffpureUnsharp
 from certiqa.defenses.purifiers.disco import Disco
 from certiqa.defenses.purifiers.fcn import Fcn
-from certiqa.defenses.purifiers.geometric import RandomRotate
+from certiqa.defenses.purifiers.filters import Bilateral, ColorQuantization, MedianBlur, RandomNoise, Unsharp
+from certiqa.defenses.purifiers.geometric import RandomCrop, RandomRotate
 from certiqa.defenses.purifiers.restoration import RESTORERS
 from certiqa.errors import UserError, suggest
 
 PURIFIERS: dict[str, type[Purifier]] = {
     purifier.name: purifier
     for purifier in (
-        RandomRotate,
-        Jpeg,
+        *(Flip, RandomRotate, RandomCrop, Resize, Upscale),
+        *(RandomNoise, GaussianBlur, MedianBlur, Bilateral, Unsharp, ColorQuantization),
+        *(Jpeg, DiffJpeg, Jpeg2000),
     )
 }
 
@@ -33,7 +36,7 @@ def load_purifier(name: str, **options: Any) -> Purifier:
 
     Args:
         name: one of ``PURIFIERS`` or ``WITH_WEIGHTS``.
-        options: of that purifier.
+        options: of that purifier; those that are None keep their default.
 
     Raises:
         UserError: unknown name or option, or a value that is not allowed.
@@ -42,9 +45,10 @@ def load_purifier(name: str, **options: Any) -> Purifier:
     if name not in purifiers:
         raise UserError(f"no purifier '{name}'; there are: {', '.join(purifiers)}.{suggest(name, purifiers)}")
     purifier = purifiers[name]
-    known = [key for key in inspect.signature(purifier).parameters if key != "self"]
+    parameters = inspect.signature(purifier).parameters.values()
+    known = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     for key in options:
         if key not in known:
             has = f"it has: {', '.join(known)}" if known else "it has none"
             raise UserError(f"purifier '{name}' has no option '{key}'; {has}.{suggest(key, known)}")
-    return purifier(**options)
+    return purifier(**{key: value for key, value in options.items() if value is not None})

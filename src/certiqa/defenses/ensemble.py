@@ -1,0 +1,88 @@
+"""The median score over several purifiers: ``defense=ensemble defense.purifiers=[flip,random_rotate,jpeg]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from certiqa.defenses.purified import PurifiedMetric, Purifier
+from certiqa.defenses.purifiers.registry import load_purifier
+from certiqa.defenses.smoothing import sample_median
+from certiqa.errors import UserError
+from certiqa.metrics.base import QualityMetric, as_metric
+
+
+class PurifierEnsemble(QualityMetric):
+    """A metric whose score is the median of the scores behind several purifiers; it has no certificate.
+
+    Args:
+        metric: the metric to defend; stays frozen.
+        purifiers: purifiers, or their names.
+        draws: how often a random purifier counts, each time with other randomness; the others count once.
+        backward: see :class:`PurifiedMetric`; None for what suits each purifier.
+        seed: of what is random, a function of (seed, member, image id).
+        name: what tables call it.
+        options: options of the purifiers that are given by name, by name.
+
+    Raises:
+        UserError: no member, an unknown purifier or option.
+    """
+
+    def __init__(
+        self,
+        metric: nn.Module,
+        purifiers: Sequence[str | Purifier],
+        *,
+        draws: int = 1,
+        backward: str | None = None,
+        seed: int = 0,
+        name: str = "ensemble",
+        **options: Mapping[str, Any] | None,
+    ) -> None:
+        super().__init__()
+        if not purifiers or draws < 1:
+            raise UserError(
+                f"an ensemble needs at least one purifier and one draw, got purifiers={list(purifiers)} and "
+                f"draws={draws}"
+            )
+        self.metric = as_metric(metric)
+        members: list[PurifiedMetric] = []
+        for given in purifiers:
+            purifier = load_purifier(given, **(options.get(given) or {})) if isinstance(given, str) else given
+            for _ in range(draws if purifier.is_random else 1):
+                members.append(PurifiedMetric(self.metric, purifier, backward=backward, seed=seed, place=len(members)))
+        # a tuple, so that the metric that they share is registered once
+        self.members = tuple(members)
+        self.purifiers = nn.ModuleList({id(member.purifier): member.purifier for member in members}.values())
+        self.name = name
+        inner = self.metric
+        self.score_range, self.hard_bounds, self.lower_better = inner.score_range, inner.hard_bounds, inner.lower_better
+        self.weights_source = inner.weights_source
+        self.min_size = max(member.min_size for member in members)
+        self.is_random = any(member.is_random for member in members)
+        self.thread_safe = all(member.thread_safe for member in members)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        image_ids: Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the median ``(N,)`` of the members' scores, the mean of the two middle ones where they are even."""
+        scores = [member(images, image_ids=image_ids, generator=generator) for member in self.members]
+        return sample_median(torch.stack(scores, dim=1))
+
+    def stops_gradient(self) -> str | None:
+        """Return the step that lets no gradient through where no member does."""
+        stops = [member.stops_gradient() for member in self.members]
+        return stops[0] if all(stops) else None
