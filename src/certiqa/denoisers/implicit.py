@@ -161,7 +161,7 @@ class Liif(nn.Module):
         asked = centres + (shifts / cells)[:, None] + (1e-6 if self.local_ensemble else 0.0)
         asked = asked.clamp(-1 + 1e-6, 1 - 1e-6)
         index = ((asked + 1) * cells / 2).floor().long().clamp(0, cells - 1)
-        return index, (centres - ((2 * index + 1) / cells - 1)) * cells
+        return index, (centres - ((2 * index.double() + 1) / cells - 1)) * cells
 
     def _decode(self, features: Tensor, rows: Tensor, columns: Tensor, facts: Tensor) -> Tensor:
         """Return the perceptron's colours ``(N, K, 3)`` for K cells."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,6 @@ class Diffpure(Purifier):
     """
 
     name = "diffpure"
-    trained_on = "diffusion"
     upstream = Upstream(
         "a folder or hub name of an unconditional diffusers pixel model such as google/ddpm-church-256",
         "https://huggingface.co/models?library=diffusers (the paper's 256x256_diffusion_uncond.pt of "
@@ -248,13 +248,17 @@ def shipped_diffusions() -> list[str]:
 
 
 def _diffusers() -> Any:
+    # its and bitsandbytes' advice about packages that are not needed here
+    for name in ("diffusers", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        diffusers = importlib.import_module("diffusers")
-    except ImportError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            diffusers = importlib.import_module("diffusers")
+            diffusers.UNet2DModel, diffusers.DDPMScheduler  # noqa: B018  imported at first use
+    except (ImportError, RuntimeError) as error:
         raise UserError(
             f"diffusion models are loaded by diffusers, which cannot be imported ({error}); "
             "pip install certiqa[diffusion]"
         ) from error
-    # its advice on accelerate, and that its keys are those of its config: the first is none of ours, the second checked
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
     return diffusers

@@ -34,7 +34,7 @@ class Fcn(NetworkPurifier):
     """
 
     name = "fcn"
-    trained_on = "attacks"
+    thread_safe = True
     upstream = Upstream("fcn_mse.pth", "the authors of arXiv 2404.06957, who host it privately")
 
     def __init__(
