@@ -104,11 +104,13 @@ def build_defense(config: DictConfig, metric: QualityMetric, *, trained: bool) -
     return as_metric(build(config.defense, metric=metric, denoiser=denoiser))
 
 
-def purifier_weights(config: DictConfig, metric: QualityMetric, *, trained: bool) -> dict[str, str]:
+def purifier_weights(config: DictConfig, metric: QualityMetric, *, trained: bool) -> dict[str, str | None]:
     """Return the weights of a purifier that certiqa trains where none are given: shipped ones, or none to be trained.
 
     Empty for any other defense, and where nothing is shipped: the purifier then says what it needs.
     """
+    if OmegaConf.is_missing(config.defense, "weights"):
+        return {"weights": None}  # the purifier says better than OmegaConf what is missing
     if not config.objective or config.defense.get("weights", "") is not None:
         return {}
     if not trained:
