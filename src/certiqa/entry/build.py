@@ -87,7 +87,7 @@ def build_defense(config: DictConfig, metric: QualityMetric, *, trained: bool) -
     """
     if not config.denoiser:
         weights = purifier_weights(config, metric, trained=trained)
-        return as_metric(build(OmegaConf.merge(config.defense, weights), metric=metric))
+        return as_metric(build(config.defense, metric=metric, **weights))
     node = config.denoiser
     if trained and node.get("weights", "") is None:
         name = f"{metric.name}_{config.defense.name}"

@@ -142,7 +142,7 @@ class Diffpure(Purifier):
 
     def save(self, folder: str | Path) -> None:
         """Write U-Net and scheduler as a diffusers folder, which ``weights`` takes."""
-        self.network.unet.save_pretrained(Path(folder) / "unet")  # type: ignore[union-attr, operator]
+        self.network.unet.save_pretrained(Path(folder) / "unet")  # type: ignore[operator]
         self.scheduler.save_pretrained(Path(folder) / "scheduler")
 
 

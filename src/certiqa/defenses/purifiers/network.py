@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -142,9 +143,9 @@ def recompute_blocks(network: nn.Module) -> None:
 def _recompute_forward(block: nn.Module) -> None:
     plain = block.forward
 
-    def forward(*inputs: object, **options: object) -> object:
+    def forward(*inputs: Any, **options: Any) -> Any:
         if torch.is_grad_enabled():
             return recompute(plain, *inputs, use_reentrant=False, **options)
         return plain(*inputs, **options)
 
-    block.forward = forward  # type: ignore[method-assign]
+    block.forward = forward

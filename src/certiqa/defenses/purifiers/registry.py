@@ -25,9 +25,8 @@ PURIFIERS: dict[str, type[Purifier]] = {
     )
 }
 
-WITH_WEIGHTS: dict[str, type[Purifier]] = {
-    purifier.name: purifier for purifier in (Fcn, *RESTORERS, Disco, Diffpure, DiffpureUnsharp)
-}
+_NETWORKS: tuple[type[Purifier], ...] = (Fcn, *RESTORERS, Disco, Diffpure, DiffpureUnsharp)
+WITH_WEIGHTS: dict[str, type[Purifier]] = {purifier.name: purifier for purifier in _NETWORKS}
 """Purifiers that are networks: they need ``weights``, and never take random ones."""
 
 
