@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from certiqa.reports.tables import range_width
+
 ROOT = Path(__file__).parents[2]
 FAST = ["data.limit_test=4", "data.eval_batch_size=2", "num_samples=50", "certification.radii=[0.06]"]
 
@@ -76,6 +78,19 @@ def test_a_transfer_attack_is_another_one(tmp_path, mini_cache):
     attacked = table[table.attack == "fgsm (transfer)"]
     assert len(attacked) == 4
     assert (attacked.score_attacked_undefended < attacked.score_clean).all()
+    # the images that the metric behind the purifier saw are compared with the clear ones
+    assert (
+        attacked[["ssim_purified", "psnr_purified", "ssim_purified_clean", "psnr_purified_clean"]].notna().all().all()
+    )
+    assert (attacked.psnr_purified < attacked.psnr_purified_clean).all()
+    summary = json.loads((only_folder(tmp_path) / "summary.json").read_text())
+    change = (attacked.score_clean - attacked.score_attacked).abs().mean()
+    assert summary["attack_robust_abs_gain_fgsm (transfer)"] == pytest.approx(change / range_width(summary), rel=1e-5)
+    quality = (attacked.ssim_purified + attacked.psnr_purified / 40).mean()
+    assert summary["attack_purified_quality_fgsm (transfer)"] == pytest.approx(quality, rel=1e-6)
+    page = (only_folder(tmp_path) / "report.html").read_text()
+    assert "What the defense undoes, measured" in page
+    assert list((only_folder(tmp_path) / "gallery").glob("*purified.png")), "the gallery shows it"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from certiqa.attacks import Attack, AttackResult, UniversalAttack
 from certiqa.attacks.suite import members, noise_like
 from certiqa.callbacks.gallery import save_picture
 from certiqa.callbacks.records import Records
+from certiqa.defenses import purified_images
 from certiqa.errors import UserError
 from certiqa.evaluation.distances import image_distances
 from certiqa.evaluation.records import plain
@@ -152,10 +153,15 @@ class Attacks(pl.Callback):
         scores = {key: module.defense(batch, image_ids=ids) for key, batch in pictures.items()}
         scores["score_attacked_undefended"] = module.base_metric(result.images)
         self.show(module, images, result, facts)
+        purified = [purified_images(module.defense, batch, ids) for batch in (result.images, images)]
         rows = []
         for place, image_id in enumerate(ids):
             row: dict[str, Any] = {key: plain(float(values[place])) for key, values in scores.items()}
             row |= image_distances(images[place], result.images[place])
+            for ending, pictured in zip(("purified", "purified_clean"), purified, strict=True):
+                if pictured is not None and pictured.shape == images.shape:
+                    distances = image_distances(images[place], pictured[place])
+                    row |= {f"{name}_{ending}": distances[name] for name in ("psnr", "ssim")}
             row |= {
                 "forward_calls": result.forward_calls / len(ids),
                 "gradient_calls": result.gradient_calls / len(ids),

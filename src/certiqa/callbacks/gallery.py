@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from certiqa.defenses import MedianSmoothing
+from certiqa.defenses import MedianSmoothing, purified_images
 from certiqa.evaluation.records import plain
 from certiqa.storage.files import write_aside
 from certiqa.training import DefenseModule
@@ -84,6 +84,9 @@ def _panels(module: DefenseModule, image: Tensor, name: str) -> list[tuple[str, 
         images.append(("noisy", noisy.clamp(0, 1)))
         if defense.denoiser is not None:
             images.append(("denoised", defense.denoise(noisy).clamp(0, 1)))
+    purified = purified_images(defense, image, [name])
+    if purified is not None:
+        images.append(("purified", purified.clamp(0, 1)))
     return [(label, picture, float(module.base_metric(picture)[0])) for label, picture in images]
 
 

@@ -11,6 +11,7 @@ from certiqa.evaluation.measures import (
     rmse,
     srocc,
 )
+from certiqa.evaluation.purification import purification_gains, purification_sroccs, quality_score
 from certiqa.evaluation.records import RecordStore, read_records
 from certiqa.evaluation.robustness import (
     absolute_gain,
@@ -38,6 +39,9 @@ __all__ = [
     "neutralised",
     "plcc",
     "plcc_logistic",
+    "purification_gains",
+    "purification_sroccs",
+    "quality_score",
     "read_records",
     "read_summary",
     "relative_gain",

@@ -10,6 +10,7 @@ import pandas as pd
 
 from certiqa.evaluation import measures
 from certiqa.evaluation.measures import bootstrap_interval
+from certiqa.evaluation.purification import purification_gains, purification_sroccs, quality_score
 from certiqa.evaluation.records import NO_ATTACK
 from certiqa.evaluation.robustness import (
     absolute_gain,
@@ -25,6 +26,7 @@ from certiqa.metrics import QualityMetric
 MEASURED = (
     *("score_unrounded", "score_noise", "score_attacked_undefended"),
     *("forward_calls", "gradient_calls", "seconds"),
+    *("ssim_purified", "psnr_purified", "ssim_purified_clean", "psnr_purified_clean"),
 )
 """Columns that only attacked images have."""
 WORST = "worst"
@@ -78,6 +80,7 @@ def attack_figures(rows: pd.DataFrame, metric: QualityMetric) -> dict[str, Any]:
         figures[f"{name}_mean"] = float(rows[name].astype(float).mean())
     for name in ("forward_calls", "gradient_calls", "seconds"):
         figures[name] = float(rows[name].astype(float).mean())
+    figures |= purification_figures(rows, metric)
     width = metric.range_width
     figures["gain_native"] = float((sign * (attacked - clean)).mean())
     if metric.score_range is None or not width:
@@ -103,6 +106,28 @@ def attack_figures(rows: pd.DataFrame, metric: QualityMetric) -> dict[str, Any]:
     )
     undefended = rows["score_attacked_undefended"].to_numpy(float)
     figures["neutralised"] = neutralised(clean, attacked, rows["score_clean"].to_numpy(float), undefended)
+    return figures
+
+
+def purification_figures(rows: pd.DataFrame, metric: QualityMetric) -> dict[str, float]:
+    """Return what a defense undoes of an attack, where scores with and without it are known; none without a defense.
+
+    The images themselves are compared (``purified_quality`` of attacked, ``purified_quality_clean`` of clear ones)
+    where all of the defense is purifiers, and they keep the size.
+    """
+    columns = ("score_clean", "score_attacked_undefended", "score", "score_attacked")
+    rows = rows[rows[list(columns)].notna().all(axis=1)]
+    scores = [rows[name].to_numpy(float) for name in columns]
+    if rows.empty or np.array_equal(scores[0], scores[2]):
+        return {}
+    figures = purification_gains(*scores, score_range=metric.score_range)
+    mos = rows["mos"].to_numpy(float)
+    if not np.isnan(mos).any():
+        figures |= purification_sroccs(mos, *scores, lower_better=metric.lower_better)
+    for ending in ("", "_clean"):
+        ssim, psnr = (rows[f"{name}_purified{ending}"].astype(float) for name in ("ssim", "psnr"))
+        if ssim.notna().any():
+            figures[f"purified_quality{ending}"] = quality_score(ssim.to_numpy(), psnr.to_numpy())
     return figures
 
 

@@ -70,6 +70,36 @@ _KEYS = (
 )
 
 
+PURIFIED_COLUMNS = {
+    "attack": "Attack",
+    "nonpurified_abs_gain": "Undefended, of range",
+    "robust_abs_gain": "Defended attacked from clear",
+    "both_defended_abs_gain": "Defended attacked from defended clear",
+    "neutralised": "Neutralised",
+    "purified_quality": "SSIM + PSNR/40, attacked",
+    "purified_quality_clean": "… clear",
+    "clear_srocc_mos": "SROCC clear",
+    "attacked_srocc_mos": "… attacked",
+    "robust_clear_srocc_mos": "… defended clear",
+    "robust_attacked_srocc_mos": "… defended attacked",
+}
+
+
+def purified_rows(summary: Summary) -> list[dict[str, str]]:
+    """Return what the defense undid of each attack; none where there was no defense."""
+    shares = ("nonpurified_abs_gain", "robust_abs_gain", "both_defended_abs_gain", "neutralised")
+    rows = []
+    for name in map(str, summary.get("attacks") or []):
+        figures = {key: value_of(summary, f"attack_{key}_{name}") for key in PURIFIED_COLUMNS}
+        if figures["robust_abs_gain"] is None:
+            continue
+        # without a nominal range gains are in the metric's own units
+        share = percent if range_width(summary) else native
+        shown = {key: share(value) if key in shares else decimal(value) for key, value in figures.items()}
+        rows.append({**shown, "attack": name, "neutralised": percent(figures["neutralised"])})
+    return rows
+
+
 def _of_255(value: float | None) -> str:
     return NOTHING if value is None else f"{value * 255:.1f}/255"
 

@@ -185,6 +185,8 @@ def render(run: Run) -> str:
         certified=tables.radius_rows(summary),
         attacks=attacks.attack_rows(summary),
         attack_columns=attacks.COLUMNS,
+        purified=attacks.purified_rows(summary),
+        purified_columns=attacks.PURIFIED_COLUMNS,
         attack_warnings=summary.get("attack_warnings") or [],
         table_rows=image_rows(images),
         num_images=len(images),
