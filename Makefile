@@ -41,6 +41,7 @@ bench: $(STAMP)  ## speed, as ratios against a reference in the same run (docs/p
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/attacks.py
+	$(BIN)/python benchmarks/restoration.py
 	$(BIN)/python benchmarks/purifiers.py
 
 docs: $(STAMP)  ## the table of docs/mini.md, made again (about an hour on 2 cores)

@@ -80,3 +80,12 @@ def miniatures():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def networks():
+    """The module that writes small networks in the layouts of upstream files."""
+    spec = importlib.util.spec_from_file_location("networks", Path(__file__).parent / "defenses" / "networks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

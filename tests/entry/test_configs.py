@@ -50,7 +50,7 @@ def test_the_test_sees_every_group():
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: value)
-def test_every_option_composes_and_instantiates(composed, mini_cache, miniatures, tmp_path, group, option):
+def test_every_option_composes_and_instantiates(composed, mini_cache, miniatures, networks, tmp_path, group, option):
     overrides = [f"{group}={option}", f"data.cache={mini_cache}"]
     if group == "data" and option != "mini":
         overrides += [f"data.root={miniatures.WRITERS[option](tmp_path / 'data')}", "data.crop=64"]
@@ -63,6 +63,12 @@ def test_every_option_composes_and_instantiates(composed, mini_cache, miniatures
     if group == "metric":
         overrides.append("metric.weights=random")  # the published ones are not here
         overrides += {"pyiqa": ["metric.metric_name=cnniqa"]}.get(option, [])
+    if group == "defense" and option in (*networks.NETWORKS, "restoration", "disco"):
+        name = {"restoration": "dncnn"}.get(option, option)  # the published weights are not here
+        path = networks.write_disco(tmp_path)[0] if name == "disco" else networks.write(name, tmp_path)[1]
+        overrides.append(f"defense.weights={path}")
+    if group == "defense" and option == "fcn":
+        overrides.append("attack=advcf")  # what it is trained on
     if group == "trainer" and option == "gpu":
         overrides.append("trainer.accelerator=cpu")
     config = composed(*overrides)
@@ -113,6 +119,22 @@ def test_evaluate_without_weights_says_what_is_shipped(composed):
         build_defense(config, build_metric(config), trained=True)
     config = composed("defense=dms", "sigma=0.2", name="evaluate")
     with pytest.raises(UserError, match=r"trained for sigma=0.12, but sigma=0.2 .*allow_sigma_mismatch"):
+        build_defense(config, build_metric(config), trained=True)
+
+
+def test_a_purifier_that_is_trained_needs_an_attack_to_train_on(composed, mini_cache):
+    config = composed("defense=fcn", f"data.cache={mini_cache}")
+    defense = build_defense(config, build_metric(config), trained=False)
+    with pytest.raises(UserError, match=r"trained on attacked images.*attack=advcf"):
+        build_module(config, defense)
+    config = composed("defense=fcn", "metric=metaiqa", "metric.weights=random", name="evaluate")
+    with pytest.raises(UserError, match=r"'fcn' needs weights.*experiment=fcn"):
+        build_defense(config, build_metric(config), trained=True)
+
+
+def test_weights_that_a_user_must_give_are_asked_for(composed):
+    config = composed("defense=swinir", name="evaluate")
+    with pytest.raises(UserError, match=r"'swinir' needs weights.*SwinIR.*defense\.weights=path"):
         build_defense(config, build_metric(config), trained=True)
 
 

@@ -127,16 +127,16 @@ def test_gradients_of_the_score_terms_reach_the_denoiser():
 
 def test_training_noise_has_the_stated_levels_and_depends_on_the_epoch():
     module = make(sigma=0.1)
-    module.defense.clip = False
+    module.corruption.clip = False
     images = torch.full((2, 3, 64, 64), 0.5)
-    first = module._noisy(images, ["a", "b"], [0, 0])
+    first = module.corruption.noisy(images, ["a", "b"], [0, 0])
     assert float((first - 0.5).std()) == pytest.approx(0.1, rel=0.03)
-    assert torch.equal(first[1], module._noisy(images[1:], ["b"], [0])[0])
-    assert not torch.equal(first[1], module._noisy(images[1:], ["b"], [1])[0])
+    assert torch.equal(first[1], module.corruption.noisy(images[1:], ["b"], [0])[0])
+    assert not torch.equal(first[1], module.corruption.noisy(images[1:], ["b"], [1])[0])
     ranged = make(DenoisingObjective(), sigma=0.1)
     ranged = DefenseModule(ranged.defense, ranged.objective, ranged.optimizer, sigma=[0.05, 0.3])
-    ranged.defense.clip = False
-    many = ranged._noisy(images[:1].expand(40, -1, -1, -1), [str(i) for i in range(40)], [0] * 40) - 0.5
+    ranged.corruption.clip = False
+    many = ranged.corruption.noisy(images[:1].expand(40, -1, -1, -1), [str(i) for i in range(40)], [0] * 40) - 0.5
     levels = many.flatten(1).std(dim=1)
     assert 0.045 < float(levels.min()) < 0.1
     assert 0.25 < float(levels.max()) < 0.31

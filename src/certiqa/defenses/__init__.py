@@ -8,6 +8,7 @@ from certiqa.defenses.noise import STREAMS, fill_noise, noise_key
 from certiqa.defenses.purified import LipschitzSteps, PurifiedMetric, Purifier, purified_images
 from certiqa.defenses.purifiers import (
     PURIFIERS,
+    WITH_WEIGHTS,
     Bilateral,
     ColorQuantization,
     DiffJpeg,
@@ -19,12 +20,14 @@ from certiqa.defenses.purifiers import (
     RandomRotate,
     Unsharp,
     load_purifier,
+    purify_with,
 )
 from certiqa.defenses.smoothing import MedianSmoothing, sample_median
 
 __all__ = [
     "PURIFIERS",
     "STREAMS",
+    "WITH_WEIGHTS",
     "Bilateral",
     "ColorQuantization",
     "DiffJpeg",
@@ -52,6 +55,7 @@ __all__ = [
     "no_defense",
     "noise_key",
     "purified_images",
+    "purify_with",
     "sample_median",
     "undefended",
 ]

@@ -15,12 +15,15 @@ from torch import nn
 from certiqa.attacks import Attack
 from certiqa.callbacks import Certification
 from certiqa.data.datamodule import QualityDataModule
-from certiqa.defenses import MedianSmoothing
+from certiqa.defenses import MedianSmoothing, PurifiedMetric, undefended
+from certiqa.defenses.purifiers.diffusion import Diffpure, shipped_diffusions
+from certiqa.defenses.purifiers.fcn import UNTRAINED, shipped_filters
 from certiqa.denoisers import shipped_denoisers
 from certiqa.entry.identity import fraction
 from certiqa.errors import UserError
 from certiqa.metrics import CropAveraged, QualityMetric, as_metric, require_metric
 from certiqa.training import DefenseModule
+from certiqa.training.corruption import Attacked, Corruption, DiffusionSteps
 
 RUN_OF_ATTACK = ("direction", "aim", "save_images")
 
@@ -80,10 +83,11 @@ def build_defense(config: DictConfig, metric: QualityMetric, *, trained: bool) -
     Args:
         config: the whole config.
         metric: the frozen metric.
-        trained: whether the denoiser must come with weights; without a path the shipped ones are taken.
+        trained: whether denoiser or purifier must come with weights; without a path the shipped ones are taken.
     """
     if not config.denoiser:
-        return as_metric(build(config.defense, metric=metric))
+        weights = purifier_weights(config, metric, trained=trained)
+        return as_metric(build(config.defense, metric=metric, **weights))
     node = config.denoiser
     if trained and node.get("weights", "") is None:
         name = f"{metric.name}_{config.defense.name}"
@@ -100,6 +104,38 @@ def build_defense(config: DictConfig, metric: QualityMetric, *, trained: bool) -
     return as_metric(build(config.defense, metric=metric, denoiser=denoiser))
 
 
+def purifier_weights(config: DictConfig, metric: QualityMetric, *, trained: bool) -> dict[str, str | None]:
+    """Return the weights of a purifier that certiqa trains where none are given: shipped ones, or none to be trained.
+
+    Empty for any other defense, and where nothing is shipped: the purifier then says what it needs.
+    """
+    if OmegaConf.is_missing(config.defense, "weights"):
+        return {"weights": None}  # the purifier says better than OmegaConf what is missing
+    if not config.objective or config.defense.get("weights", "") is not None:
+        return {}
+    if not trained:
+        return {"weights": UNTRAINED}
+    kind = "diffusion" if config.defense.purifier.startswith("diffpure") else config.defense.purifier
+    name = f"{metric.name}_{kind}"
+    return {"weights": name} if name in (*shipped_filters(), *shipped_diffusions()) else {}
+
+
+def build_corruption(config: DictConfig, defense: QualityMetric) -> Corruption | None:
+    """Build what a purifier is trained on: attacks, or diffusion; None where the defense is a smoothing."""
+    purifier = defense.purifier if isinstance(defense, PurifiedMetric) else None
+    if purifier is None:
+        return None
+    if isinstance(purifier, Diffpure):
+        return DiffusionSteps(purifier, int(config.training.last_step), config.seed)
+    attack = build_attack(config)
+    if attack is None:
+        raise UserError(
+            f"defense={config.defense.name} is trained on attacked images: say which attack, e.g. attack=advcf "
+            "(train.py experiment=fcn says it and the rest)"
+        )
+    return Attacked(attack, undefended(defense), config.training.direction, config.seed)
+
+
 def build_module(config: DictConfig, defense: QualityMetric) -> DefenseModule:
     """Build the LightningModule: with an objective where there is a denoiser to train."""
     if config.task != "train" or not config.objective:
@@ -111,6 +147,7 @@ def build_module(config: DictConfig, defense: QualityMetric) -> DefenseModule:
         build(config.objective),
         build(training.optimizer),
         sigma=list(sigma) if isinstance(sigma, ListConfig) else sigma,
+        corruption=build_corruption(config, defense),
         warmup_steps=training.warmup_steps,
         seed=config.seed,
     )

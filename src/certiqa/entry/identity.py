@@ -30,6 +30,8 @@ NOT_SEMANTIC = (
     "defense.batch_size",
     "defense.workers",
     "defense.compile",
+    "defense.checkpoint",
+    "defense.chunk",
     "certification.compile",
     "trainer.accelerator",
     "trainer.devices",

@@ -24,7 +24,10 @@ from certiqa.certification import require_certifiable
 from certiqa.certification.planning import plan_certification
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing, undefended
+from certiqa.defenses.purifiers.diffusion import Diffpure
+from certiqa.defenses.purifiers.fcn import save_filter
 from certiqa.denoisers import save_denoiser
+from certiqa.denoisers.colour_filter import ColourFilter
 from certiqa.entry.build import (
     build,
     build_callbacks,
@@ -140,8 +143,7 @@ def announce(recorder: Certification, defense: QualityMetric, data: QualityDataM
 
 
 def train(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule, folder: Path) -> None:
-    """Train the denoiser, from the last checkpoint if there is one, and keep it as safetensors."""
-    weights = folder / "checkpoints" / "denoiser.safetensors"
+    """Train the denoiser or purifier, from the last checkpoint if there is one, and keep its weights."""
     checkpoint = last_checkpoint(folder)
     if checkpoint and trainer.is_global_zero:
         console.print(f"continuing from {checkpoint}", soft_wrap=True)
@@ -149,9 +151,7 @@ def train(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule, f
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    assert isinstance(module.defense, MedianSmoothing)
     assert module.objective is not None
-    low, high = module.sigma_range
     notes = {
         "metric": module.base_metric.name,
         "objective": module.objective.name,
@@ -160,7 +160,21 @@ def train(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule, f
         "certiqa": __version__,
     }
     if trainer.is_global_zero:
-        save_denoiser(module.denoiser, weights, sigma=low if low == high else (low, high), notes=notes)
+        keep_weights(module, folder / "checkpoints", notes)
+
+
+def keep_weights(module: DefenseModule, folder: Path, notes: dict[str, str]) -> None:
+    """Write what was trained: a denoiser's or colour filter's safetensors, or a diffusers folder."""
+    purifier = getattr(module.defense, "purifier", None)
+    if isinstance(purifier, Diffpure):
+        purifier.save(folder / "diffusion")
+    elif isinstance(module.denoiser, ColourFilter):
+        attack = getattr(getattr(module.corruption, "attack", None), "name", "none")
+        save_filter(module.denoiser, folder / "purifier.safetensors", notes | {"attack": attack})
+    else:
+        low, high = module.sigma_range
+        path = folder / "denoiser.safetensors"
+        save_denoiser(module.denoiser, path, sigma=low if low == high else (low, high), notes=notes)
 
 
 def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule) -> dict[str, Any]:

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from certiqa.defenses import MedianSmoothing, fill_noise, noise_key, undefended
+from certiqa.defenses import MedianSmoothing, PurifiedMetric, noise_key, undefended
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric
 from certiqa.metrics.weights import load_strictly
+from certiqa.training.corruption import Corruption, GaussianNoise
 from certiqa.training.objective import DenoisingObjective
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -26,9 +27,10 @@ class DefenseModule(pl.LightningModule):
 
     Args:
         defense: the defended metric, or a plain one.
-        objective: what its denoiser is trained for; None where there is nothing to train.
-        optimizer: builds the optimizer of the denoiser's parameters.
-        sigma: noise level of the training images, or its range (low, high); default the defense's.
+        objective: what its network, a denoiser's or a purifier's, is trained for; None where there is nothing to train.
+        optimizer: builds the optimizer of the network's parameters.
+        sigma: noise level of a denoiser's training images, or its range (low, high); default the defense's.
+        corruption: what a purifier's network is given in training; a denoiser gets noise.
         warmup_steps: steps of linear warm-up before the cosine decay of the learning rate.
         seed: of the training noise, which is a function of (seed, image id, epoch).
     """
@@ -40,6 +42,7 @@ class DefenseModule(pl.LightningModule):
         optimizer: Optimizer | None = None,
         *,
         sigma: float | Sequence[float] | None = None,
+        corruption: Corruption | None = None,
         warmup_steps: int = 20,
         seed: int = 0,
     ) -> None:
@@ -52,20 +55,36 @@ class DefenseModule(pl.LightningModule):
         self.seed = seed
         self.strict_loading = False  # checkpoints hold the denoiser alone; on_load_checkpoint is strict about that
         self._clean_scores: dict[str, Tensor] = {}
+        self.corruption = corruption
         if objective is None:
+            return
+        objective.check_metric(self.base_metric)
+        if corruption is not None:
+            self._check_corruption(objective, corruption)
             return
         if not isinstance(defense, MedianSmoothing) or defense.denoiser is None:
             raise UserError(f"objective={objective.name} trains a denoiser, but defense '{defense.name}' has none")
-        objective.check_metric(self.base_metric)
         levels = [sigma if sigma is not None else defense.sigma] if not isinstance(sigma, Sequence) else list(sigma)
         self.sigma_range = (float(levels[0]), float(levels[-1]))
         if len(levels) > 2 or not 0 < self.sigma_range[0] <= self.sigma_range[1]:
             raise UserError(f"training.sigma must be a positive level or a range [low, high], got {sigma}")
+        self.corruption = GaussianNoise(defense, self.sigma_range, seed)
+
+    def _check_corruption(self, objective: DenoisingObjective, corruption: Corruption) -> None:
+        """Refuse to train a purifier that has no network, or a network that gives no image for its score."""
+        if not isinstance(getattr(getattr(self.defense, "purifier", None), "network", None), nn.Module):
+            raise UserError(f"objective={objective.name} trains a network, but defense '{self.defense.name}' has none")
+        if objective.needs_metric and not corruption.restores:
+            raise UserError(
+                f"objective={objective.name} scores what a network gives, but that of defense '{self.defense.name}' "
+                "gives no image; train it with objective=mse"
+            )
 
     @property
     def denoiser(self) -> nn.Module:
-        """The network under training."""
-        denoiser = getattr(self.defense, "denoiser", None)
+        """The network under training, of a smoothing or of a purifier."""
+        purifier = getattr(self.defense, "purifier", None)
+        denoiser = getattr(self.defense, "denoiser", None) or getattr(purifier, "network", None)
         assert isinstance(denoiser, nn.Module)
         return denoiser
 
@@ -95,22 +114,26 @@ class DefenseModule(pl.LightningModule):
         self.denoiser.requires_grad_(False).eval()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Return the objective on noisy copies of one batch."""
+        """Return the objective on noisy, or otherwise corrupted, copies of one batch."""
         assert self.objective is not None
+        assert self.corruption is not None
         images, ids, epochs = self._prepared(batch), batch["image_id"], batch["epoch"].tolist()
         mse_only = not self.objective.needs_metric or self.global_step < self.objective.mse_share * self._num_steps
+        whole = not bool(batch["is_crop"].any())
         if mse_only and self.objective.mse_crop is not None:
-            images = self._crop(images, self.objective.mse_crop)
-        noisy = self._noisy(images, ids, epochs)
-        denoised = self.denoiser(noisy)
-        terms = {"mse": F.mse_loss(denoised, images)}
+            cropped = self._crop(images, self.objective.mse_crop)
+            images, whole = cropped, whole and cropped.shape == images.shape
+        inputs, wanted = self.corruption.pair(images, ids, epochs, whole=whole)
+        denoised = self.denoiser(*inputs)
+        terms = {"mse": F.mse_loss(denoised, wanted)}
         if not mse_only:
             scores = self.base_metric(denoised.clamp(0, 1))
             clean = self._scores_of_clean(batch)
             terms |= self.objective.score_terms(scores, clean, batch["mos_normalised"].to(scores), self.base_metric)
         loss = self.objective.total(terms)
         self.log("train/loss", loss, prog_bar=True)
-        self.log("train/psnr", -10 * torch.log10(terms["mse"].detach()), prog_bar=True)
+        if self.corruption.restores:
+            self.log("train/psnr", -10 * torch.log10(terms["mse"].detach()), prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in terms.items()})
         return loss
 
@@ -131,17 +154,6 @@ class DefenseModule(pl.LightningModule):
     @property
     def _num_steps(self) -> int:
         return max(1, int(self.trainer.estimated_stepping_batches))
-
-    def _noisy(self, images: Tensor, ids: Sequence[str], epochs: Sequence[int]) -> Tensor:
-        """Return clipped noisy copies, the noise a function of (seed, image id, epoch)."""
-        noise = torch.empty(images.shape, dtype=torch.float32, device=images.device)
-        keys = [noise_key(self.seed, "train", name, epoch) for name, epoch in zip(ids, epochs, strict=True)]
-        fill_noise(noise, keys)
-        low, high = self.sigma_range
-        # the level of each image comes from its key too
-        levels = torch.tensor([low + (high - low) * (key % 2**20) / 2**20 for key in keys], device=images.device)
-        noisy = images + levels.view(-1, 1, 1, 1) * noise
-        return (noisy.clamp(0, 1) if self.defense.clip else noisy).contiguous(memory_format=torch.channels_last)
 
     def _crop(self, images: Tensor, side: int) -> Tensor:
         """Return one random crop of the batch; its place is a function of (seed, step)."""
@@ -172,10 +184,18 @@ class DefenseModule(pl.LightningModule):
     # -- evaluation ----------------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Log the PSNR of denoised validation images; returns the undefended scores."""
+        """Log the PSNR of restored validation images; returns the undefended scores."""
         images, ids = batch["image"], batch["image_id"]
         if not ids:
             return {"score_clean": images.new_empty(0)}  # none of the batch's images could be read
+        if isinstance(self.defense, PurifiedMetric) and self.corruption is not None:
+            inputs, wanted = self.corruption.pair(images, ids, [0] * len(ids), whole=True)
+            output = self.denoiser(*inputs)
+            values = {"val/mse": F.mse_loss(output, wanted)}
+            if self.corruption.restores:
+                values["val/psnr"] = -10 * torch.log10(F.mse_loss(output.clamp(0, 1), wanted))
+                values["val/psnr_unpurified"] = -10 * torch.log10(F.mse_loss(inputs[0], wanted))
+            self.log_dict(values, prog_bar=True, batch_size=len(ids))
         if isinstance(self.defense, MedianSmoothing) and self.defense.denoiser is not None:
             noisy = self.defense.noisy(images, ids, [0] * len(ids), self.seed, "validate")
             error = F.mse_loss(self.defense.denoise(noisy), self._prepared(batch))

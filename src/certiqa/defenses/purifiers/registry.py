@@ -8,8 +8,12 @@ from typing import Any
 from certiqa.defenses.linear import Flip, GaussianBlur, Resize, Upscale
 from certiqa.defenses.purified import Purifier
 from certiqa.defenses.purifiers.compression import DiffJpeg, Jpeg, Jpeg2000
+from certiqa.defenses.purifiers.diffusion import Diffpure, DiffpureUnsharp
+from certiqa.defenses.purifiers.disco import Disco
+from certiqa.defenses.purifiers.fcn import Fcn
 from certiqa.defenses.purifiers.filters import Bilateral, ColorQuantization, MedianBlur, RandomNoise, Unsharp
 from certiqa.defenses.purifiers.geometric import RandomCrop, RandomRotate
+from certiqa.defenses.purifiers.restoration import RESTORERS
 from certiqa.errors import UserError, suggest
 
 PURIFIERS: dict[str, type[Purifier]] = {
@@ -21,20 +25,25 @@ PURIFIERS: dict[str, type[Purifier]] = {
     )
 }
 
+_NETWORKS: tuple[type[Purifier], ...] = (Fcn, *RESTORERS, Disco, Diffpure, DiffpureUnsharp)
+WITH_WEIGHTS: dict[str, type[Purifier]] = {purifier.name: purifier for purifier in _NETWORKS}
+"""Purifiers that are networks: they need ``weights``, and never take random ones."""
+
 
 def load_purifier(name: str, **options: Any) -> Purifier:
     """Build a purifier by name, e.g. ``load_purifier("jpeg", quality=50)``.
 
     Args:
-        name: one of ``PURIFIERS``.
+        name: one of ``PURIFIERS`` or ``WITH_WEIGHTS``.
         options: of that purifier; those that are None keep their default.
 
     Raises:
         UserError: unknown name or option, or a value that is not allowed.
     """
-    if name not in PURIFIERS:
-        raise UserError(f"no purifier '{name}'; there are: {', '.join(PURIFIERS)}.{suggest(name, PURIFIERS)}")
-    purifier = PURIFIERS[name]
+    purifiers = PURIFIERS | WITH_WEIGHTS
+    if name not in purifiers:
+        raise UserError(f"no purifier '{name}'; there are: {', '.join(purifiers)}.{suggest(name, purifiers)}")
+    purifier = purifiers[name]
     parameters = inspect.signature(purifier).parameters.values()
     known = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     for key in options:

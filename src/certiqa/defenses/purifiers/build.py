@@ -1,0 +1,32 @@
+"""A metric behind a purifier that is named: what the configs of neural purifiers call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from certiqa.defenses.purified import PurifiedMetric
+from certiqa.defenses.purifiers.registry import load_purifier
+
+
+def purify_with(
+    metric: nn.Module,
+    purifier: str,
+    *,
+    backward: str | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    **options: Any,
+) -> PurifiedMetric:
+    """Return ``PurifiedMetric(metric, load_purifier(purifier, **options))``.
+
+    So that the weights of ``defense=restoration`` are ``defense.weights``.
+
+    Args:
+        metric: the metric to defend.
+        purifier: one of ``PURIFIERS``.
+        backward, seed, name: see :class:`~certiqa.defenses.purified.PurifiedMetric`.
+        options: of the purifier.
+    """
+    return PurifiedMetric(metric, load_purifier(purifier, **options), backward=backward, seed=seed, name=name)

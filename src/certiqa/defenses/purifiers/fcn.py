@@ -1,0 +1,74 @@
+"""The colour filter as a purifier, and its weights: the authors' file, the shipped ones, or those of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from certiqa.defenses.purifiers.network import NetworkPurifier, Upstream, given_weights
+from certiqa.denoisers.colour_filter import ColourFilter
+from certiqa.errors import UserError
+from certiqa.metrics.weights import SHIPPED, load_strictly, read_weights
+from certiqa.storage.files import write_aside
+
+UNTRAINED = "untrained"
+
+
+class Fcn(NetworkPurifier):
+    """The FCN colour filter of Gushchin et al. (arXiv 2404.06957), made against colour attacks such as AdvCF.
+
+    Args:
+        weights: path of the authors' ``fcn_mse.pth``, or of the ``checkpoints/purifier.safetensors`` of a ``train.py
+            defense=fcn`` run; the name of shipped weights (``mini_fcn``); "untrained" for training.
+        residual: whether the network's output is added to the image, see
+            :class:`~certiqa.denoisers.colour_filter.ColourFilter`. None takes what the file says; the authors' file
+            says nothing and is not residual, an untrained filter is.
+        checkpoint: one image at a time in the backward pass, see
+            :class:`~certiqa.defenses.purifiers.network.NetworkPurifier`.
+
+    Raises:
+        UserError: no weights, or weights of another network.
+    """
+
+    name = "fcn"
+    thread_safe = True
+    upstream = Upstream("fcn_mse.pth", "the authors of arXiv 2404.06957, who host it privately")
+
+    def __init__(
+        self, weights: str | Path | None = None, *, residual: bool | None = None, checkpoint: bool = False
+    ) -> None:
+        if not given_weights(weights):
+            raise UserError(
+                f"{self.missing_weights()}; or train one for your metric with `python train.py experiment=fcn "
+                f"metric=...`. Shipped: {', '.join(shipped_filters()) or 'none'}"
+            )
+        assert weights is not None
+        if str(weights) == UNTRAINED:
+            network = ColourFilter(residual is None or residual)
+        else:
+            path = SHIPPED / f"{weights}.safetensors" if str(weights) in shipped_filters() else Path(weights)
+            state, metadata = read_weights(path)
+            said = json.loads(metadata.get("residual", "null"))
+            if said is not None and residual is not None and said != residual:
+                raise UserError(
+                    f"the weights in '{path}' were trained with residual={said}, but residual={residual} is asked for"
+                )
+            network = ColourFilter(bool(residual if said is None else said))
+            load_strictly(network, state, path)
+        super().__init__(network, checkpoint=checkpoint)
+
+
+def shipped_filters() -> list[str]:
+    """Return the names of the colour filters shipped with the package, ``<metric>_fcn``."""
+    return sorted(path.stem for path in SHIPPED.glob("*_fcn.safetensors"))
+
+
+def save_filter(network: ColourFilter, path: str | Path, notes: Mapping[str, str]) -> None:
+    """Write weights as safetensors, with what else the network is, and ``notes``, as metadata."""
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    metadata = {key: str(value) for key, value in notes.items()}
+    with write_aside(path) as partial:
+        save_file(state, partial, metadata=metadata | {"purifier": "fcn", "residual": json.dumps(network.residual)})
