@@ -22,7 +22,7 @@ SlurmdPort={node_port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={home}/munge.socket
+AuthInfo=socket={home}/munge.socket,cred_expire=10
 CredType=cred/munge
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -79,16 +79,20 @@ def slurm():
     host = socket.gethostname().split(".")[0]
     text = SLURM_CONF.format(host=host, home=home, controller_port=free_port(), node_port=free_port())
     (home / "slurm.conf").write_text(text)
-    (home / "cgroup.conf").write_text("CgroupPlugin=disabled\nIgnoreSystemd=yes\n")
+    for name in ("state", "spool"):
+        (home / name).mkdir()
+    version = subprocess.run(["slurmd", "-V"], env={**os.environ, "PATH": path}, capture_output=True, text=True).stdout
+    if tuple(map(int, version.split()[-1].split(".")[:2])) >= (23, 11):
+        (home / "cgroup.conf").write_text("CgroupPlugin=disabled\n")  # earlier ones ask for cgroups only when in use
     environment = {**os.environ, "PATH": path, "SLURM_CONF": str(home / "slurm.conf")}
-    daemons = []
+    daemons: list[subprocess.Popen[bytes]] = []
 
     def start(*command):
         output = (home / f"{command[0]}.out").open("wb")
         daemons.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
 
     def logs():
-        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in home.glob("*.[lo]*"))
+        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-6000:]}" for path in home.glob("*.[lo]*"))
 
     try:
         key = [f"--key-file={home}/munge.key", f"--socket={home}/munge.socket", f"--pid-file={home}/munged.pid"]
@@ -103,7 +107,7 @@ def slurm():
             return "idle" in asked.stdout
 
         try:
-            wait_until(idle, 60, "SLURM's node did not become idle")
+            wait_until(idle, 20, "SLURM's node did not become idle")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{logs()}") from None
         yield environment

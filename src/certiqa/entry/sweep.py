@@ -56,11 +56,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Job:
-    """What a launcher starts: a cell, its overrides and its number."""
+    """What a launcher starts: a cell, its overrides, its number and its composed config."""
 
     cell: Cell
     overrides: tuple[str, ...]
     number: int
+    config: DictConfig = field(repr=False)
 
 
 class Sweep:
@@ -92,11 +93,10 @@ class Sweep:
         """
         from certiqa.entry.folder import finished_summary, move_aside
 
-        jobs, wrong, configs = [], [], []
+        jobs, wrong = [], []
         for place, overrides in enumerate(job_overrides):
             number = first_number + place
             config = self.compose(overrides, number)
-            configs.append(config)
             label = " ".join(o for o in overrides if o.split("=")[0].lstrip("+~") not in self.fixed) or "the only one"
             try:
                 check_job(config)
@@ -105,13 +105,13 @@ class Sweep:
                 continue
             folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
             cell = Cell(label, str(folder), config_hash(config), flat_identity(config), log=str(folder / "run.log"))
-            jobs.append(Job(cell, tuple(overrides), number))
+            jobs.append(Job(cell, tuple(overrides), number, config))
         if wrong:
             more = f"; and {len(wrong) - 1} more of the {len(job_overrides)} jobs" if len(wrong) > 1 else ""
             raise UserError(f"{wrong[0]}{more}. Nothing was started")
         self._check_folders([job.cell for job in jobs])
         missing = []
-        for place, (job, config) in enumerate(zip(jobs, configs, strict=True)):
+        for job in jobs:
             cell, overrides = job.cell, job.overrides
             twin = next((other for other in self.cells if other.config_hash == cell.config_hash), None)
             if twin is not None:
@@ -119,14 +119,15 @@ class Sweep:
             self.cells.append(cell)
             if twin is not None:
                 continue
-            if config.get("fresh"):
+            if job.config.get("fresh"):
+                job.config.fresh = False
                 overrides = (*(o for o in overrides if not o.startswith("fresh=")), "fresh=false")
                 if kept := move_aside(Path(cell.folder)):
                     cell.note = f"starting over; the earlier run is kept in {kept}"
             if finished_summary(Path(cell.folder), cell.config_hash):
                 cell.state, cell.note = FINISHED, "was finished already"
             else:
-                missing.append(Job(cell, overrides, first_number + place))
+                missing.append(Job(cell, overrides, job.number, job.config))
         self._announce([job.cell for job in missing])
         self.write()
         return missing

@@ -128,7 +128,7 @@ class OneByOneLauncher(SweepLauncher):
                     returned = run_job(
                         hydra_context=self.hydra_context,
                         task_function=self.task_function,
-                        config=self.compose(job.overrides, job.number),
+                        config=job.config,
                         job_dir_key="hydra.sweep.dir",
                         job_subdir_key="hydra.sweep.subdir",
                     )
@@ -211,7 +211,7 @@ class LocalLauncher(ProcessLauncher):
         from certiqa.entry.preemption import stopping_on_signals
         from certiqa.entry.sweep import INTERRUPTED, RUNNING
 
-        check_processes(self.params, sweep, jobs)
+        check_processes(self.params, jobs)
         executor = submitit.LocalExecutor(folder=sweep.folder / "jobs" / "%j")
         waiting, running = list(jobs), dict[int, tuple[Any, Job]]()
         with stopping_on_signals():
@@ -267,7 +267,7 @@ class SlurmLauncher(ProcessLauncher):
         from certiqa.entry.slurm import ACTIVE, job_states
         from certiqa.entry.sweep import RUNNING
 
-        check_processes(self.params, sweep, jobs)
+        check_processes(self.params, jobs)
         known = {job.number: sweep.known_job(job.cell) for job in jobs}
         states = job_states([cell.job for cell in known.values() if cell]) or {}
         new = []
@@ -347,12 +347,12 @@ class SlurmLauncher(ProcessLauncher):
                 pause = min(15.0, pause * 1.2)
 
 
-def check_processes(params: dict[str, Any], sweep: Sweep, jobs: Sequence[Job]) -> None:
+def check_processes(params: dict[str, Any], jobs: Sequence[Job]) -> None:
     """Raise UserError where jobs want more processes than the launcher gives each."""
     from certiqa.errors import UserError
 
     for job in jobs:
-        trainer = sweep.compose(job.overrides, job.number).trainer
+        trainer = job.config.trainer
         given, wanted = params.get("tasks_per_node", 1), trainer.devices
         if not isinstance(given, int):
             raise UserError(f"hydra.launcher.tasks_per_node={given} must be a number, as trainer.devices is")
