@@ -1,4 +1,4 @@
-"""Sweeps on a real SLURM: one array, a warning, a kill, a failure, an out-of-memory kill, and a terminal that is closed."""
+"""Sweeps on a real SLURM: one array, a warning, a kill, failures, and a terminal that is closed."""
 
 import json
 import os

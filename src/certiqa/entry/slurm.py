@@ -61,7 +61,7 @@ def submission_error(text: str, jobs: int) -> UserError:
     lines = re.findall(r"sbatch: error: (.*)", text)
     told = lines[-1] if lines else text.strip().splitlines()[-1]
     if "Invalid job array" in text:
-        told += f" (SLURM's MaxArraySize is less than the {jobs} jobs; hydra.sweeper.max_batch_size=500 sends them in parts)"
+        told += f" (MaxArraySize is below the {jobs} jobs; hydra.sweeper.max_batch_size=500 sends them in parts)"
     return UserError(f"SLURM refused the sweep: {told}; see hydra.launcher.* (`--cfg hydra` shows it)")
 
 
