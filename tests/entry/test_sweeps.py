@@ -13,11 +13,15 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from certiqa.entry import app, identity
+from certiqa.entry.checks import check_job
 from certiqa.entry.folder import locked
 from certiqa.entry.preemption import Requeue, stopping_on_signals
 from certiqa.errors import UserError
@@ -38,7 +42,9 @@ def quick_task(config):
         raise KeyboardInterrupt
     runs = folder / "runs"
     runs.write_text(runs.read_text() + "x" if runs.exists() else "x")
-    summary = {"status": "finished", "config_hash": identity.config_hash(config), "val_srocc": config.sigma}
+    summary = {"status": "finished", "config_hash": identity.config_hash(config)}
+    if config.get("optimise"):
+        summary[config.optimise] = config.objective.ranking_weight
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
@@ -66,7 +72,7 @@ def sweep(tmp_path, monkeypatch, capsys):
 
 
 def runs(tmp_path):
-    return {path.parent.name: path.read_text() for path in tmp_path.glob("o/evaluate/*/runs")}
+    return {path.parent.name: path.read_text() for path in tmp_path.glob("o/*/*/runs")}
 
 
 def test_a_failed_cell_loses_nothing_else_and_only_what_is_missing_is_run_again(sweep, tmp_path):
@@ -162,6 +168,42 @@ def test_without_slurm_another_launcher_is_named(sweep, monkeypatch, tmp_path):
     assert not runs(tmp_path)
 
 
+def test_a_search_maximises_its_figure_and_proposes_the_same_trials_again(sweep, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra certiqa[search] is not installed")
+    command = ["hparams_search=dms_iqa", "hydra.sweeper.n_trials=3"]
+    code, out, errors, rows = sweep(*command, name="train")
+    assert code == 0, out + errors
+    weights = [float(re.search(r"ranking_weight=(\S+)", row["cell"])[1]) for row in rows]
+    assert len(set(weights)) == 3
+    (found,) = tmp_path.glob("o/train/optimization_results.yaml")
+    assert OmegaConf.load(found).best_value == pytest.approx(max(weights))
+    _, _, _, again = sweep(*command, name="train")
+    assert [row["cell"] for row in again] == [row["cell"] for row in rows]
+    assert set(runs(tmp_path).values()) == {"x"}, "a finished trial was run again"
+
+
+def test_without_optuna_the_extra_is_named():
+    error = MissingConfigException("In 'x': Could not find 'hydra/sweeper/optuna'", "optuna")
+    assert "pip install 'certiqa[search]'" in app.explain(error)
+
+
+COMMANDS = re.findall(r"^python (train|evaluate)\.py (.*)$", (ROOT / "docs" / "sweeps.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("task", "arguments"), COMMANDS, ids=lambda value: value)
+def test_the_commands_of_the_docs_compose_and_pass_the_check(task, arguments):
+    assert len(COMMANDS) >= 9
+    if "hparams_search" in arguments:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra certiqa[search] is not installed")
+    identity.register_resolvers()
+    options = [text for text in arguments.split() if text != "-m"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        parsed = OverridesParser.create().parse_overrides(options)
+        (jobs,) = BasicSweeper.split_arguments(parsed, None)
+        for job in (jobs[0], jobs[-1]):
+            check_job(compose(task, list(job), return_hydra_config=True))
+
+
 @pytest.mark.parametrize("launcher", ["sequential", "local", "slurm"])
 @pytest.mark.parametrize("name", ["train", "evaluate"])
 def test_every_launcher_composes_and_is_built(launcher, name):
@@ -203,12 +245,13 @@ def test_a_signal_stops_once_and_what_comes_late_is_passed_on():
         time.sleep(1)
         raise AssertionError("nothing was stopped")
     assert stop.value.number == signal.SIGTERM
-    with pytest.raises(Requeue), stopping_on_signals() as outer:  # noqa: PT012
+    with stopping_on_signals() as outer:
         with stopping_on_signals() as inner:
             inner.closing = True  # results are being written
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.01)
-        outer.check()
+        with pytest.raises(Requeue):
+            outer.check()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
