@@ -11,8 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = ["data.resize=96", "data.batch_size=8", "trainer.max_steps=8", "objective.mse_share=0.5", "num_samples=40"]
-OPTIONS += ["data.limit_test=7", "data.validation_images=6", "trainer.val_check_interval=8", "data.eval_batch_size=2"]
+OPTIONS = ["data.resize=96", "data.batch_size=8", "trainer.max_steps=6", "objective.mse_share=0.5", "num_samples=40"]
+OPTIONS += ["data.limit_test=7", "data.validation_images=6", "trainer.val_check_interval=6", "data.eval_batch_size=2"]
 OPTIONS += ["certification.radii=[0.03]", "certification.radius=0.03", "certification.joint_confidence=0.9"]
 
 
@@ -57,6 +57,7 @@ def test_records_and_curves_are_the_same_and_nothing_counts_twice(folders):
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     assert [summary["num_images"] for summary in summaries] == [7, 7]
     assert summaries[0]["num_forward"] == summaries[1]["num_forward"]
-    for column in ("val/srocc", "val/certified_delta", "val/psnr"):
+    # decibels are averaged over batches, which two processes cut otherwise
+    for column, tolerance in (("val/srocc", 5e-3), ("val/certified_delta", 5e-3), ("val/psnr", 0.05)):
         last = [pd.read_csv(folder / "metrics.csv")[column].dropna().iloc[-1] for folder in folders]
-        assert last[0] == pytest.approx(last[1], abs=5e-3), column
+        assert last[0] == pytest.approx(last[1], abs=tolerance), column

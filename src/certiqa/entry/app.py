@@ -147,7 +147,7 @@ def explain(error: BaseException) -> str | None:
 
 def _missing_option(text: str) -> str:
     """Turn ``Could not find 'defense/dmsiqa'`` into a sentence with the nearest option."""
-    match = re.search(r"'([\w/]+)/([\w.-]+)'", text)
+    match = re.search(r"(?:Could not find|Could not load) '([\w/]+)/([\w.-]+)'", text)
     if match is None:
         return text
     group, option = match.groups()

@@ -108,7 +108,7 @@ class Sweep:
             jobs.append(Job(cell, tuple(overrides), number, config))
         if wrong:
             more = f"; and {len(wrong) - 1} more of the {len(job_overrides)} jobs" if len(wrong) > 1 else ""
-            raise UserError(f"{wrong[0]}{more}. Nothing was started")
+            raise UserError(f"{wrong[0].rstrip('.')}{more}. Nothing was started")
         self._check_folders([job.cell for job in jobs])
         missing = []
         for job in jobs:

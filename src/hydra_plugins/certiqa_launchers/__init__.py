@@ -392,7 +392,7 @@ def outcome(result: Path, log: str, state: str = "") -> str:
         _, mark, message = told.rpartition("JobFailedError: ")
         return message.splitlines()[0] if mark else told.splitlines()[-1]
     lines = Path(log).read_text(errors="replace").strip().splitlines() if Path(log).is_file() else []
-    last = f" (its log ends: {lines[-1]})" if lines else ""
+    last = f" (its log ends: {' / '.join(lines[-2:])})" if lines else ""
     return f"{ending(state) if state else 'its process ended without a result'}{last}"
 
 
