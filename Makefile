@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint format bench docs clean install
+.PHONY: help demo test test-full test-slurm lint format bench docs clean install
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ test: lint  ## the tests, with lint and types
 
 test-full: $(STAMP)  ## tests that need a browser or more time
 	$(BIN)/python -m pytest -m full
+
+test-slurm: $(STAMP)  ## sweeps on a real SLURM, where slurm-wlm and munge are installed (part of test-full)
+	$(BIN)/python -m pytest -m full -rs tests/slurm
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -58,6 +58,8 @@ def test_every_option_composes_and_instantiates(composed, mini_cache, miniatures
         overrides.append("defense=dms")
     if group == "denoiser" and option == "none":
         overrides.append("defense=ms")
+    if group == "hparams_search":
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra certiqa[search] is not installed")
     if group == "objective":
         overrides.append({"none": "defense=ms", "mse": "defense=dms", "mse_ranking": "defense=dms_iqa"}[option])
     if group == "metric":
@@ -69,7 +71,7 @@ def test_every_option_composes_and_instantiates(composed, mini_cache, miniatures
         overrides.append(f"defense.weights={path}")
     if group == "defense" and option == "fcn":
         overrides.append("attack=advcf")  # what it is trained on
-    if group == "trainer" and option == "gpu":
+    if group == "trainer" and option in ("gpu", "ddp"):
         overrides.append("trainer.accelerator=cpu")
     config = composed(*overrides)
     if config.get("task") == "mini_metric":

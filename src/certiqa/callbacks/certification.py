@@ -147,13 +147,21 @@ class Certification(Records):
         self._validation += zip(bounds.score, bounds.certified_delta[:, 0], mos, strict=True)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the curves."""
-        if not self._validation:
+        """Log the curves, over the images of all processes."""
+        shares: list[list[tuple[float, float, float]]] = [self._validation]
+        if trainer.world_size > 1:
+            shares = [[]] * trainer.world_size
+            torch.distributed.all_gather_object(shares, self._validation)
+        found = [row for share in shares for row in share]
+        if not found:
             return
         assert isinstance(pl_module, DefenseModule)
-        score, delta, mos = (np.array(column) for column in zip(*self._validation, strict=True))
+        score, delta, mos = (np.array(column) for column in zip(*found, strict=True))
         pl_module.log("val/certified_delta", float(np.median(delta)))
-        pl_module.log("val/score_sd", float(np.std(score, ddof=1)) if len(score) > 1 else 0.0)
+        spread = float(np.std(score, ddof=1)) if len(score) > 1 else 0.0
+        pl_module.log("val/score_sd", spread)
+        if spread:
+            pl_module.log("val/certified_delta_sd_share", float(np.median(delta)) / spread)
         if not np.isnan(mos).any():
             pl_module.log("val/srocc", srocc(pl_module.base_metric.quality_sign * score, mos), prog_bar=True)
 

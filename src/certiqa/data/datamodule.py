@@ -162,13 +162,18 @@ class QualityDataModule(pl.LightningDataModule):
         """Return batches of training crops, in an order that depends on (seed, epoch) alone."""
         self._require_crops()
         crops = TrainingCrops(self.train_set, self.crop, self.seed)
-        order = EpochOrder(len(crops), self.seed, *self._rank_and_world())
+        rank, world = self._rank_and_world()
+        if self.batch_size % world:
+            raise UserError(
+                f"data.batch_size={self.batch_size} cannot be shared by {world} processes; choose a multiple of {world}"
+            )
+        order, share = EpochOrder(len(crops), self.seed, rank, world), self.batch_size // world
         return CheckedLoader(
             crops,
-            self.batch_size,
+            share,
             sampler=order,
             num_workers=self.num_workers,
-            drop_last=len(order) >= self.batch_size,
+            drop_last=len(order) >= share,
             collate_fn=collate_crops,
         )
 

@@ -5,13 +5,15 @@ Nothing here imports torch, so that ``--help`` and a mistyped option answer at o
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
@@ -24,6 +26,8 @@ from certiqa.errors import UserError, suggest
 
 TRACEBACK = "CERTIQA_TRACEBACK"
 
+log = logging.getLogger(__name__)
+
 
 def config_folder() -> Path:
     """Return the folder of the configs: inside an installed package, or conf/ of the checkout."""
@@ -35,7 +39,7 @@ def config_folder() -> Path:
     raise UserError(f"no configs at {' or '.join(map(str, candidates))}; install certiqa again")
 
 
-def run_app(task: Callable[[DictConfig], None], config_name: str) -> None:
+def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Run a Hydra app; print what a user did wrong as one message and exit with 1.
 
     The exit code is 130 after Ctrl-C, and 75 (EX_TEMPFAIL: try again) after SIGTERM, which schedulers can requeue on.
@@ -49,15 +53,14 @@ def run_app(task: Callable[[DictConfig], None], config_name: str) -> None:
     wants_traceback = bool(os.environ.get(TRACEBACK) or os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    def guarded(config: DictConfig) -> None:
-        # errors of the job itself are told here: Hydra would add lines of its own around them
-        try:
-            task(config)
-        except Exception as error:
-            fail(error, wants_traceback)
-
     try:
-        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(guarded)()
+        try:
+            guarded = GuardedTask(task, wants_traceback)
+            hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(guarded)()
+        finally:
+            complete = conclude_sweep()
+        if not complete:
+            sys.exit(1)
     except Requeue:
         print("certiqa: stopped by SIGTERM; what is done is kept, the same command continues", file=sys.stderr)
         sys.exit(REQUEUE)
@@ -68,16 +71,59 @@ def run_app(task: Callable[[DictConfig], None], config_name: str) -> None:
         fail(error, wants_traceback)
 
 
+def conclude_sweep() -> bool:
+    """Print the table of the sweep that this was, if it was one; returns whether all of it is finished."""
+    sweeps = sys.modules.get("certiqa.entry.sweep")  # imported by the launchers alone
+    return sweeps is None or bool(sweeps.conclude())
+
+
+@dataclass(frozen=True)
+class GuardedTask:
+    """A job whose errors are told here: Hydra would add lines of its own around them.
+
+    Args:
+        task: the job, of the composed config; may return the figure that a sweeper optimises.
+        wants_traceback: whether to show tracebacks of the user's errors too.
+    """
+
+    task: Callable[[DictConfig], Any]
+    wants_traceback: bool = False
+
+    def __call__(self, config: DictConfig) -> Any:
+        """Run the only job of this process: an error ends it with exit code 1."""
+        try:
+            return self.task(config)
+        except Exception as error:
+            fail(error, self.wants_traceback)
+
+    def as_one_of_several(self, config: DictConfig) -> Any:
+        """Run a job of a sweep; raises JobFailedError, after the same message, so that the others go on."""
+        try:
+            return self.task(config)
+        except Exception as error:
+            message = tell(error, self.wants_traceback)
+            log.error("%s", message)
+            raise JobFailedError(message) from None
+
+
+class JobFailedError(Exception):
+    """A job of a sweep failed; the text is what its own terminal or log says."""
+
+
 def fail(error: Exception, wants_traceback: bool) -> NoReturn:
-    """Print the one message and exit with 1; a traceback where asked for, or where the error is not the user's."""
+    """Print the one message and exit with 1."""
+    tell(error, wants_traceback)
+    sys.exit(1)
+
+
+def tell(error: Exception, wants_traceback: bool) -> str:
+    """Print and return the one message; a traceback where asked for, or where the error is not the user's."""
     message = explain(error)
     if wants_traceback or message is None:
         traceback.print_exception(error)
-    if message is None:
-        print(f"certiqa: unexpected {type(error).__name__}: {error}", file=sys.stderr)
-    else:
-        print(f"certiqa: {message}", file=sys.stderr)
-    sys.exit(1)
+    message = message or f"unexpected {type(error).__name__}: {error}"
+    print(f"certiqa: {message}", file=sys.stderr, flush=True)
+    return message
 
 
 def explain(error: BaseException) -> str | None:
@@ -101,12 +147,14 @@ def explain(error: BaseException) -> str | None:
 
 def _missing_option(text: str) -> str:
     """Turn ``Could not find 'defense/dmsiqa'`` into a sentence with the nearest option."""
-    match = re.search(r"'([\w/]+)/([\w.-]+)'", text)
+    match = re.search(r"(?:Could not find|Could not load) '([\w/]+)/([\w.-]+)'", text)
     if match is None:
         return text
     group, option = match.groups()
     folder = config_folder() / group
     options = sorted(path.stem for path in folder.glob("*.yaml"))
+    if (group, option) == ("hydra/sweeper", "optuna"):
+        return "the Optuna sweeper is not installed; it is an extra: pip install 'certiqa[search]'"
     return f"no option '{option}' for {group}; there are: {', '.join(options)}.{suggest(option, options)}"
 
 

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch import nn
 
 from certiqa.attacks import Attack
@@ -198,6 +199,9 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> pl.Traine
     options: dict[str, Any] = {"callbacks": callbacks, "logger": logger or False, "default_root_dir": config.paths.run}
     if config.trainer.get("check_val_every_n_epoch", 1) is None:
         options["check_val_every_n_epoch"] = None  # null has a meaning to Lightning: validate every so many steps
+    if SLURMEnvironment.detect():
+        # Lightning would requeue the job too, and pass SIGTERM over: that is for submitit and this project to do
+        options["plugins"] = [SLURMEnvironment(auto_requeue=False)]
     trainer = build(config.trainer, **options)
     assert isinstance(trainer, pl.Trainer)
     return trainer

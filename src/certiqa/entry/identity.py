@@ -51,6 +51,8 @@ def semantic_config(config: DictConfig) -> dict[str, Any]:
     copy.paths = dict.fromkeys(config.paths, "")
     chosen = OmegaConf.to_container(copy, resolve=True)
     assert isinstance(chosen, dict)
+    if chosen.get("optimise") is None:
+        chosen.pop("optimise", None)  # the runs from before this key was there keep their names
     for dotted in NOT_SEMANTIC:
         if dotted == "data.root" and chosen["data"].get("name") == "folder":
             continue  # elsewhere it says where a data set is, here which one

@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,11 @@ from certiqa.entry.build import (
     run_folder,
 )
 from certiqa.entry.fit_metric import fit_metric
-from certiqa.entry.folder import finished_summary, keep_curves, last_checkpoint, set_aside
+from certiqa.entry.folder import finished_summary, keep_curves, last_checkpoint, locked, set_aside
 from certiqa.entry.identity import config_hash, flat_identity
-from certiqa.entry.preemption import Requeue, stop_on_sigterm
+from certiqa.entry.preemption import stopping_on_signals
 from certiqa.entry.purification import run_study
-from certiqa.errors import UserError
+from certiqa.errors import UserError, suggest
 from certiqa.evaluation import RecordStore, summarise, write_summary
 from certiqa.metrics import QualityMetric
 from certiqa.metrics.weights import fingerprint
@@ -55,23 +56,29 @@ log = logging.getLogger(__name__)
 console = Console()
 
 
-def run(config: DictConfig) -> None:
-    """Run one job of ``train.py`` or ``evaluate.py`` in its folder."""
+def run(config: DictConfig) -> float | None:
+    """Run one job of ``train.py`` or ``evaluate.py`` in its folder; returns what ``optimise`` asks for."""
     if config.task == "mini_metric":
         fit_metric(config)
-        return
+        return None
     if config.task == "purification":
         run_study(config)
-        return
+        return None
     folder = run_folder(config)
     check_objective(config)
     first_rank = not getattr(rank_zero_only, "rank", None)
+    with locked(folder) if first_rank else nullcontext():
+        return run_in_folder(config, folder, first_rank)
+
+
+def run_in_folder(config: DictConfig, folder: Path, first_rank: bool) -> float | None:
+    """Run the job; returns the figure that ``optimise`` names, None without one."""
     if first_rank and config.fresh and (kept := set_aside(folder)):
         console.print(f"starting over; the earlier run is kept in {kept}")
     if done := finished_summary(folder, config_hash(config)):
         console.print(f"this run is finished already ([bold]fresh=true[/bold] starts over): {folder}")
         print_summary(done)
-        return
+        return optimised(config, done)
     quiet_lightning()
     pl.seed_everything(config.seed, verbose=False)
     metric = build_metric(config)
@@ -91,26 +98,30 @@ def run(config: DictConfig) -> None:
     if first_rank and isinstance(recorder, Certification):
         announce(recorder, defense, data)
     status, started = "failed", time.monotonic()
-    preemption = stop_on_sigterm()
-    try:
-        if module.objective is not None:
-            train(trainer, module, data, folder)
-            if first_rank:
-                added = [note for note in data.train_set.notes if note not in facts["data_notes"]]
-                facts["data_notes"] += added
-                console.print("\n".join(added), style="yellow", end="\n" if added else "")
-            facts["seconds_training"] = round(time.monotonic() - started, 1)
-        trainer.test(module, data, verbose=False)
-        status = "finished"
-    except (KeyboardInterrupt, SystemExit) as error:
-        # Lightning turns Ctrl-C into SystemExit
-        status = "interrupted"
-        raise (Requeue if preemption.received else KeyboardInterrupt) from error
-    finally:
-        facts |= {"status": status, "seconds": round(time.monotonic() - started, 1)}
-        summary = finish(folder, defense, config, facts, callbacks) if first_rank else {}
+    with stopping_on_signals() as preemption:
+        try:
+            if module.objective is not None:
+                train(trainer, module, data, folder)
+                if first_rank:
+                    added = [note for note in data.train_set.notes if note not in facts["data_notes"]]
+                    facts["data_notes"] += added
+                    console.print("\n".join(added), style="yellow", end="\n" if added else "")
+                facts["seconds_training"] = round(time.monotonic() - started, 1)
+            if config.get("optimise"):
+                facts |= validate(trainer, module, data)
+            else:
+                trainer.test(module, data, verbose=False)
+            status = "finished"
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Lightning turns Ctrl-C into SystemExit
+            status = "interrupted"
+            raise KeyboardInterrupt from error
+        finally:
+            preemption.closing = True
+            facts |= {"status": status, "seconds": round(time.monotonic() - started, 1)}
+            summary = finish(folder, defense, config, facts, callbacks) if first_rank else {}
     if not first_rank:
-        return
+        return None
     print_summary(summary)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     if summary.get("num_skipped"):
@@ -125,6 +136,26 @@ def run(config: DictConfig) -> None:
             f"{failed} of {failed + scored} images could not be scored "
             f"and are left out of every figure; their records say why. The first: {summary['first_failure']}"
         )
+    return optimised(config, summary)
+
+
+def validate(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule) -> dict[str, float]:
+    """Return the figures of the validation images as keys of the summary: ``val_srocc``, ..."""
+    (figures,) = trainer.validate(module, data, verbose=False)
+    return {name.replace("/", "_"): float(value) for name, value in figures.items()}
+
+
+def optimised(config: DictConfig, summary: dict[str, Any]) -> float | None:
+    """Return the validation figure that a sweeper asked for by ``optimise``."""
+    if not config.get("optimise"):
+        return None
+    figures = {key: value for key, value in summary.items() if key.startswith("val_")}
+    if config.optimise not in figures:
+        raise UserError(
+            f"optimise={config.optimise} is no validation figure of this run; there are: {', '.join(figures)}."
+            f"{suggest(config.optimise, figures)}"
+        )
+    return float(figures[config.optimise])
 
 
 def announce(recorder: Certification, defense: QualityMetric, data: QualityDataModule) -> None:
@@ -247,5 +278,6 @@ def quiet_lightning() -> None:
         "Experiment logs directory .* exists and is not empty",  # curves of an unfinished run are set aside first
         ".*isinstance.treespec, LeafSpec.*",
         "Starting from v1.9.0, `tensorboardX`",
+        "The `srun` command is available on your system but is not used",
     ):
         warnings.filterwarnings("ignore", harmless)

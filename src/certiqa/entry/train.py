@@ -7,11 +7,11 @@ from omegaconf import DictConfig
 from certiqa.entry.app import run_app
 
 
-def train(config: DictConfig) -> None:
-    """Run one job; heavy imports wait until the options are known to be right."""
+def train(config: DictConfig) -> float | None:
+    """Run one job and return what ``optimise`` asks for; heavy imports wait until the options are known to be right."""
     from certiqa.entry.pipeline import run
 
-    run(config)
+    return run(config)
 
 
 def main() -> None:

@@ -128,8 +128,9 @@ class DefenseModule(pl.LightningModule):
         terms = {"mse": F.mse_loss(denoised, wanted)}
         if not mse_only:
             scores = self.base_metric(denoised.clamp(0, 1))
-            clean = self._scores_of_clean(batch)
-            terms |= self.objective.score_terms(scores, clean, batch["mos_normalised"].to(scores), self.base_metric)
+            clean, opinions = self._scores_of_clean(batch), batch["mos_normalised"].to(scores)
+            scores, clean, opinions = (self._of_all_processes(values) for values in (scores, clean, opinions))
+            terms |= self.objective.score_terms(scores, clean, opinions, self.base_metric)
         loss = self.objective.total(terms)
         self.log("train/loss", loss, prog_bar=True)
         if self.corruption.restores:
@@ -150,6 +151,16 @@ class DefenseModule(pl.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _of_all_processes(self, values: Tensor) -> Tensor:
+        """Return the values ``(n,)`` of this process's share of the batch with those of the others, ``(N,)``.
+
+        Pairs are ranked across the whole batch then. The gradient of gathered values sums over the processes what
+        DDP's mean divides again, so that a step is that of one process with the whole batch.
+        """
+        gathered = self.all_gather(values, sync_grads=values.requires_grad)
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten()
 
     @property
     def _num_steps(self) -> int:
@@ -199,7 +210,7 @@ class DefenseModule(pl.LightningModule):
         if isinstance(self.defense, MedianSmoothing) and self.defense.denoiser is not None:
             noisy = self.defense.noisy(images, ids, [0] * len(ids), self.seed, "validate")
             error = F.mse_loss(self.defense.denoise(noisy), self._prepared(batch))
-            self.log("val/psnr", -10 * torch.log10(error), prog_bar=True, batch_size=len(ids))
+            self.log("val/psnr", -10 * torch.log10(error), prog_bar=True, batch_size=len(ids), sync_dist=True)
         return {"score_clean": self.base_metric(images)}
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:

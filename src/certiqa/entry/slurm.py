@@ -1,0 +1,77 @@
+"""What is asked of SLURM's own commands: is it there, which partitions has it, what has become of jobs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+from certiqa.errors import UserError, suggest
+
+ACTIVE = (
+    *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT"),
+    *("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "PREEMPTED", "RESV_DEL_HOLD"),
+)
+"""States of jobs that have not ended, or will be started again."""
+GRACE_SECONDS = 10.0  # for results to show on a shared disk after a job has left the queue
+ELSEWHERE = "run the sweep with hydra/launcher=local (processes on this machine) or hydra/launcher=sequential (in turn)"
+
+
+def require_slurm(partition: str | None) -> None:
+    """Raise UserError where SLURM is not there or does not answer, or has no such partition."""
+    for command in ("sbatch", "srun", "squeue", "sinfo"):
+        if shutil.which(command) is None:
+            raise UserError(f"there is no SLURM on this machine ({command} is not on the PATH); {ELSEWHERE}")
+    asked = subprocess.run(["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True)
+    if asked.returncode:
+        problem = (asked.stderr.strip().splitlines() or ["sinfo failed"])[-1]
+        raise UserError(f"SLURM does not answer ({problem}); try again later, or {ELSEWHERE}")
+    partitions = sorted(set(asked.stdout.split()))
+    wrong = [name for name in (partition or "").split(",") if name and name not in partitions]
+    if wrong:
+        raise UserError(
+            f"hydra.launcher.partition={partition}: SLURM has no partition '{wrong[0]}'; there are: "
+            f"{', '.join(partitions)}.{suggest(wrong[0], partitions)}"
+        )
+
+
+def job_states(jobs: Sequence[str]) -> dict[str, str] | None:
+    """Return the states of those jobs that SLURM still knows; None where it does not answer.
+
+    Args:
+        jobs: ids, of arrays as ``12_0``.
+    """
+    if not jobs:
+        return {}
+    roots = sorted({job.split("_")[0] for job in jobs})
+    asked = subprocess.run(
+        ["squeue", "--array", "--noheader", "--states=all", "--format=%i %T", f"--jobs={','.join(roots)}"],
+        capture_output=True,
+        text=True,
+    )
+    if asked.returncode and "Invalid job id" not in asked.stderr:
+        return None
+    found = dict(line.split(maxsplit=1) for line in asked.stdout.splitlines() if line.strip())
+    return {job: state for job, state in found.items() if job in set(jobs)}
+
+
+def submission_error(text: str, jobs: int) -> UserError:
+    """Return what sbatch refused, in words."""
+    lines = re.findall(r"sbatch: error: (.*)", text)
+    told = lines[-1] if lines else text.strip().splitlines()[-1]
+    if "Invalid job array" in text:
+        told += f" (MaxArraySize is below the {jobs} jobs; hydra.sweeper.max_batch_size=500 sends them in parts)"
+    return UserError(f"SLURM refused the sweep: {told}; see hydra.launcher.* (`--cfg hydra` shows it)")
+
+
+def ending(state: str) -> str:
+    """Return what a state of SLURM means for a job that left no result."""
+    meanings = {
+        "OUT_OF_MEMORY": "out of memory; hydra.launcher.mem_gb gives more",
+        "TIMEOUT": "out of time; hydra.launcher.timeout_min gives more",
+        "CANCELLED": "cancelled",
+        "NODE_FAIL": "its machine failed",
+        "GONE": "it left the queue without a result",
+    }
+    return meanings.get(state, f"SLURM says {state}")
