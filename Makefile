@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full test-slurm lint format bench docs clean install
+.PHONY: help demo test test-full test-slurm lint format bench docs tables clean install
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,7 +47,10 @@ bench: $(STAMP)  ## speed, as ratios against a reference in the same run (docs/p
 	$(BIN)/python benchmarks/restoration.py
 	$(BIN)/python benchmarks/purifiers.py
 
-docs: $(STAMP)  ## the table of docs/mini.md, made again (about an hour on 2 cores)
+docs: $(STAMP)  ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+tables: $(STAMP)  ## the table of docs/mini.md, made again (about an hour on 2 cores)
 	$(BIN)/python benchmarks/mini_table.py
 
 clean:  ## remove builds and caches, keep outputs/ and .venv
