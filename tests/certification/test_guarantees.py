@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 
-from certiqa.certification import guarantees
+from certiqa.certification import order_bounds
 from certiqa.certification.guarantees import certified_krocc, certified_mse, certified_plcc, certified_srocc
 from certiqa.errors import UserError
 
@@ -245,7 +245,7 @@ def test_srocc_without_the_assignment_is_sound_too(monkeypatch):
     rng = np.random.default_rng(12)
     cases = [random_box(rng, 5) for _ in range(40)]
     full = [certified_srocc(*box) for box in cases]
-    monkeypatch.setattr(guarantees, "ASSIGNMENT_LIMIT", 0)
+    monkeypatch.setattr(order_bounds, "ASSIGNMENT_LIMIT", 0)
     pairs_only = [certified_srocc(*box) for box in cases]
     assert all(a <= b for a, b in zip(pairs_only, full, strict=True))
     assert any(a < b for a, b in zip(pairs_only, full, strict=True))
@@ -254,7 +254,7 @@ def test_srocc_without_the_assignment_is_sound_too(monkeypatch):
     mos = rng.normal(size=200)
     centre = mos + 0.5 * rng.normal(size=200)
     both = certified_srocc(centre - 0.3, centre + 0.3, mos)
-    monkeypatch.setattr(guarantees, "ASSIGNMENT_LIMIT", 0)
+    monkeypatch.setattr(order_bounds, "ASSIGNMENT_LIMIT", 0)
     assert certified_srocc(centre - 0.3, centre + 0.3, mos) == both
 
 
