@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from certiqa.certification.order_bounds import least_rank_covariance, most_triples
+from certiqa.certification.order_bounds import least_rank_covariance, triples_apart
 from certiqa.certification.pearson_bounds import pearson_lower_bound
 from certiqa.errors import UserError
 
@@ -67,7 +67,7 @@ def certified_srocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_
     What is left open is told by :func:`~certiqa.certification.worst_case.worst_srocc`, a vector in the box, so that the
     true least correlation lies between the two. Cost: O(N^2) time.
     """
-    lo, hi, y = _checked(lower, upper, mos, hard_bounds, correlation=True)
+    lo, hi, y = checked_box(lower, upper, mos, hard_bounds, correlation=True)
     n = len(y)
     g = rankdata(y) - (n + 1) / 2
     mos_norm = float(np.linalg.norm(g))
@@ -103,11 +103,9 @@ def certified_krocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_
 
     *Triples.* An open pair at -1 is all that a pair alone can promise, but not all of them can be -1 at once. Let a
     lie below b (disjoint intervals), mos_a < mos_k < mos_b, and both (a, k) and (k, b) be open. Whatever s_k is,
-    s_k > s_a or s_k < s_b, so the two together count >= 0 instead of -2, and >= 1 where one of them is tied. For every
-    k match the a with the b, each used once (`most_triples`), and give each such triple weight 1/2: an open pair (a, k)
-    is used with weight 1/2 as seen from k and with weight 1/2 as seen from a, so with 1 at most. Let A be the sum of
-    the known pairs, less the number of open pairs, plus the number of matched triples (2 for each, times 1/2). If s
-    ties x of the open pairs, then P >= A + x and n0 - n2 <= n0 - f - x.
+    s_k > s_a or s_k < s_b, so the two together count >= 0 instead of -2, and >= 1 where one of them is tied. Triples
+    that share no open pair add up; `triples_apart` finds many. Let A be the sum of the known pairs, less the number of
+    open pairs, plus 2 for each triple. If s ties x of the open pairs, then P >= A + x and n0 - n2 <= n0 - f - x.
 
     *A >= 0.* P/sqrt(n0 - n2) >= (A + x)/sqrt(n0 - f - x) >= A/sqrt(n0 - f), so tau-b is at least
     A/sqrt((n0 - n1)(n0 - f)).
@@ -116,9 +114,9 @@ def certified_krocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_
     B = n0 - f - T. -A is at most the number of pairs neither tied in MOS nor forced, hence -A <= B, so that
     (-A - x)/sqrt(B - x) falls with x, and tau-b is at least A/sqrt((n0 - n1) B).
     """
-    lo, hi, y = _checked(lower, upper, mos, hard_bounds, correlation=True)
+    lo, hi, y = checked_box(lower, upper, mos, hard_bounds, correlation=True)
     n = len(y)
-    twice = mos_ties = forced = free_mos_ties = triples = 0  # pairs are met twice, once from each end
+    twice = mos_ties = forced = free_mos_ties = 0  # pairs are met twice, once from each end
     for k in range(n):
         above, below = lo > hi[k], hi < lo[k]
         agree = np.sign(y - y[k]).astype(np.int64)
@@ -129,9 +127,8 @@ def certified_krocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_
         mos_ties += int(np.sum(tied)) - 1
         forced += int(np.sum(point & (np.arange(n) != k)))
         free_mos_ties += int(np.sum(free & tied & (np.arange(n) != k)))
-        triples += most_triples(hi[free & (agree < 0)], lo[free & (agree > 0)])
     pairs = n * (n - 1) // 2
-    least = twice // 2 + triples
+    least = twice // 2 + round(2 * triples_apart(y, lo, hi))
     mos_ties, forced, free_mos_ties = mos_ties // 2, forced // 2, free_mos_ties // 2
     untied = pairs - forced if least >= 0 else pairs - forced - free_mos_ties
     if untied <= 0:  # one constant vector is all there is
@@ -151,7 +148,7 @@ def certified_plcc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_b
     reference point; otherwise the worst vector is found by convex duality, and a Cauchy-Schwarz certificate
     is checked in closed form.
     """
-    lo, hi, y = _checked(lower, upper, mos, hard_bounds, correlation=True)
+    lo, hi, y = checked_box(lower, upper, mos, hard_bounds, correlation=True)
     if np.isinf(lo).any() or np.isinf(hi).any():
         return -1.0
     return pearson_lower_bound(lo, hi, y - y.mean())
@@ -184,7 +181,7 @@ def certified_mse(
     Proof. (t - mos_i)^2 is convex in t, so on an interval it is largest at an end; a monotone map takes
     ends to ends; and the images' terms are independent, so all are at their worst at once.
     """
-    lo, hi, y = _checked(lower, upper, mos, hard_bounds, correlation=False)
+    lo, hi, y = checked_box(lower, upper, mos, hard_bounds, correlation=False)
     if score_to_mos is not None:
         lo, hi = (np.asarray(score_to_mos(end), dtype=np.float64) for end in (lo, hi))
         if lo.shape != y.shape or np.isnan(lo).any() or np.isnan(hi).any():
@@ -195,7 +192,7 @@ def certified_mse(
     return float(np.mean(np.maximum((lo - y) ** 2, (hi - y) ** 2)))
 
 
-def _checked(
+def checked_box(
     lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, hard_bounds: Bounds, *, correlation: bool
 ) -> tuple[Array, Array, Array]:
     """Return the three arrays as float64 with infinite ends replaced, or say what is wrong with them."""
