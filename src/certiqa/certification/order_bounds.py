@@ -1,8 +1,8 @@
-"""Proven lower bounds on sums over the orders that scores in a box can have; the combinatorial half of the guarantees.
+"""Proven lower bounds over the orders that scores in a box can have; the combinatorial half of the guarantees.
 
-Image i has its score in [lower_i, upper_i]. Image i is *below* j, i < j, where upper_i < lower_j: then s_i < s_j for all
-scores in the box. Every other pair is *free*. These relations form an interval order, and a bound over all orders that
-respect them is a bound over all scores in the box. (Touching intervals count as free, which costs at most a little.)
+Image i has its score in [lower_i, upper_i]. Image i is *below* j, i < j, where upper_i < lower_j: then s_i < s_j for
+all scores in the box. Every other pair is *free*. These relations form an interval order, and a bound over all orders
+that respect them is a bound over all scores in the box. (Touching intervals count as free, which costs at most a little.)
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def least_rank_covariance(g: Array, lower: Array, upper: Array) -> float:
     Average ranks are the mean of the ranks of all tie-breaks, and S is linear, so it is enough to bound S for orders
     without ties that put i before j wherever upper_i < lower_j. Three relaxations do so.
 
-    *Initial sets* (`_by_initial_sets`; the tightest on all but tiny sets). Let X_p hold the p images that come first.
-    As sum g = 0, S = -sum over p = 1..N-1 of g(X_p), where g(X) is the sum of g over X. Each X_p is an initial set: with
-    an image it holds all that are below it. So S >= -sum_p max {g(X): X an initial set of p images}. Those sets are
+    *Initial sets* (`_by_initial_sets`; the tightest on all but tiny sets). Let X_p hold the p images that come
+    first. As sum g = 0, S = -sum over p = 1..N-1 of g(X_p), where g(X) is the sum of g over X. Each X_p is an initial
+    set: with an image it holds all that are below it. So S >= -sum_p max {g(X): X an initial set of p images}. Those sets are
     known exactly: let t be the greatest lower end in X. Images with upper < t are below the image that has it, hence in
     X (they are M_t), and the others of X have lower <= t <= upper (they are from O_t). Conversely M_t with any part of
     O_t is an initial set. So the maximum is, over t, g(M_t) plus the p - |M_t| greatest g in O_t. What is given up is
@@ -123,7 +123,7 @@ def triples_apart(y: Array, lower: Array, upper: Array) -> float:
 
 
 def _free(lower: Array, upper: Array, k: int) -> NDArray[np.bool_]:
-    """Return which images can be on either side of image k: overlapping ones, but for two single points at one value."""
+    """Return which images can be on either side of image k: overlapping, and not both a single point at one value."""
     point = (lower == upper[k]) & (upper == lower[k])
     return (lower <= upper[k]) & (upper >= lower[k]) & ~point
 

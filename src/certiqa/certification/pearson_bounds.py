@@ -115,7 +115,7 @@ def _when_negative(lower: Array, upper: Array, y: Array) -> float:
 
 
 def pulled_to_line(lower: Array, upper: Array, y: Array, k: float) -> Array:
-    """Return clip(m - k y, lower, upper) for the m that is its own mean: scores pulled towards a line that falls with y.
+    """Return clip(m - k y, lower, upper), m being its mean: scores pulled towards a line that falls with y.
 
     mean(clip(m - k y)) - m falls with m and is linear between the knots where a score meets an end.
     """
