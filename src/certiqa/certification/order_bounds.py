@@ -2,7 +2,7 @@
 
 Image i has its score in [lower_i, upper_i]. Image i is *below* j, i < j, where upper_i < lower_j: then s_i < s_j for
 all scores in the box. Every other pair is *free*. These relations form an interval order, and a bound over all orders
-that respect them is a bound over all scores in the box. (Touching intervals count as free, which costs at most a little.)
+that respect them is a bound over all scores in the box. (Touching intervals count as free, which costs little.)
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def least_rank_covariance(g: Array, lower: Array, upper: Array) -> float:
 
     *Initial sets* (`_by_initial_sets`; the tightest on all but tiny sets). Let X_p hold the p images that come
     first. As sum g = 0, S = -sum over p = 1..N-1 of g(X_p), where g(X) is the sum of g over X. Each X_p is an initial
-    set: with an image it holds all that are below it. So S >= -sum_p max {g(X): X an initial set of p images}. Those sets are
-    known exactly: let t be the greatest lower end in X. Images with upper < t are below the image that has it, hence in
-    X (they are M_t), and the others of X have lower <= t <= upper (they are from O_t). Conversely M_t with any part of
-    O_t is an initial set. So the maximum is, over t, g(M_t) plus the p - |M_t| greatest g in O_t. What is given up is
-    that X_p lies within X_(p+1).
+    set: with an image it holds all that are below it. So S >= -sum_p max {g(X): X an initial set of p images}.
+    Those sets are known exactly: let t be the greatest lower end in X. Images with upper < t are below the image that
+    has it, hence in X (they are M_t), and the others of X have lower <= t <= upper (they are from O_t). Conversely M_t
+    with any part of O_t is an initial set. So the maximum is, over t, g(M_t) plus the p - |M_t| greatest g in O_t.
+    What is given up is that X_p lies within X_(p+1).
 
     *Pairs* (`_by_pairs`). r_i - (N+1)/2 is half the sum of sign(s_i - s_j) over j, so S is the sum over pairs of
     (g_i - g_j) sign(s_i - s_j)/2; a free pair counts >= -|g_i - g_j|/2. What is given up is that orders are transitive.

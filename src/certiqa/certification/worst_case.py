@@ -8,8 +8,10 @@ whether an attack can reach every point of the box at once is another matter.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,9 +42,9 @@ def worst_srocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_boun
 
     Arguments and errors are those of :func:`certiqa.certification.certified_srocc`. Deterministic.
 
-    Images whose MOS is high go to their lower ends and the others to their upper ends, split at several levels; from
-    the two lowest of these orders single images are moved to their best place among the others, within their
-    intervals, until no move helps.
+    Starts: images whose MOS is high go to their lower ends and the others to their upper ends, split at several levels;
+    and neighbours whose intervals share a point are put into reverse order, block by block. From the three lowest
+    single images are moved to their best place among the others, within their intervals, until no move helps.
     """
     lo, hi, y = checked_box(lower, upper, mos, hard_bounds, correlation=True)
     g = rankdata(y) - (len(y) + 1) / 2
@@ -64,6 +66,7 @@ def worst_plcc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_bound
     """
     lo, hi, y = checked_box(lower, upper, mos, hard_bounds, correlation=True)
     lo, hi = _finite(lo, hi, beyond=1e4)
+    shift = float(np.mean(lo + hi)) / 2  # correlations ignore it, and small numbers round less
     y = y - y.mean()
 
     def value(s: Array) -> float:
@@ -80,12 +83,13 @@ def worst_plcc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_bound
     slope = float(minimize_scalar(along, bounds=around, method="bounded").x)
     candidates = [pulled_to_line(lo, hi, y, float(np.exp(k))) for k in (slope, slopes[steepest])]
     for start in _splits(lo, hi, y):
-        candidates += [start, _steepest_corner(lo, hi, y, start)]
+        corner = _steepest_corner(lo - shift, hi - shift, y, start - shift)
+        candidates += [start, np.clip(corner + shift, lo, hi)]
     return _lowest(candidates, value)
 
 
 def _steepest_corner(lower: Array, upper: Array, y: Array, s: Array) -> Array:
-    """Lower the correlation from corner to corner until it stays."""
+    """Lower the correlation from corner to corner until it stays, then by single images until no one helps."""
     for _ in range(100):
         centred = s - s.mean()
         norm = float(np.linalg.norm(centred))
@@ -96,7 +100,25 @@ def _steepest_corner(lower: Array, upper: Array, y: Array, s: Array) -> Array:
         if np.array_equal(moved, s):
             break
         s = moved
+    for _ in range(2 * len(s)):
+        total, squares, least = float(s.sum()), float(s @ s), float(y @ s)
+        best, at = _ratio(least, total, squares, len(s)) - 1e-12, None
+        for ends in (lower, upper):
+            step = ends - s
+            ratio = _ratio(least + y * step, total + step, squares + ends**2 - s**2, len(s))
+            if ratio.min() < best:
+                best, at = float(ratio.min()), (int(np.argmin(ratio)), ends)
+        if at is None:
+            break
+        s = s.copy()
+        s[at[0]] = at[1][at[0]]
     return s
+
+
+def _ratio(covariance: Any, total: Any, squares: Any, count: int) -> Any:
+    """Return covariance over the centred norm, from sums over the scores; 2 or more where they are constant."""
+    spread = squares - total**2 / count
+    return np.where(spread > 1e-12 * squares, covariance / np.sqrt(np.maximum(spread, 1e-300)), np.inf)
 
 
 def _worst_order(
@@ -108,9 +130,10 @@ def _worst_order(
 ) -> Worst:
     """Search orders; ``pulls(i, others)`` says what each pair adds to the statistic when i is above the other."""
     lower, upper = _finite(lower, upper)
-    starts = sorted(_splits(lower, upper, rankdata(mos)), key=lambda s: np.nan_to_num(value(s), nan=2.0))
+    starts = [*_splits(lower, upper, rankdata(mos)), *_blocks(lower, upper, mos)]
+    starts = sorted(starts, key=lambda s: np.nan_to_num(value(s), nan=2.0))
     found = list(starts)
-    for start in starts[:2]:
+    for start in starts[:3]:
         order = _improved(np.lexsort((-mos, start)), lower, upper, pulls)
         found.append(scores_in_order(order, lower, upper))
     return _lowest(found, value)
@@ -126,10 +149,12 @@ def _improved(
         for i in order.copy():
             at = int(np.flatnonzero(order == i)[0])
             others = np.delete(order, at)
-            above_all = np.flatnonzero(upper[others] < lower[i])
-            below_all = np.flatnonzero(lower[others] > upper[i])
+            above_all = np.flatnonzero(upper[others] <= lower[i])  # touching: could be passed by no more than a tie
+            below_all = np.flatnonzero(lower[others] >= upper[i])
             first = int(above_all[-1]) + 1 if len(above_all) else 0
             last = int(below_all[0]) if len(below_all) else n - 1
+            if not first <= at <= last:  # tied with what it touches
+                continue
             cost = np.concatenate([[0.0], np.cumsum(pulls(int(i), others[first:last]))])
             best = first + int(np.argmin(cost))
             if cost[best - first] < cost[at - first] - 1e-9:
@@ -163,6 +188,23 @@ def _splits(lower: Array, upper: Array, mos: Array) -> Iterator[Array]:
         yield np.where(opinion > tilt * expected, lower, upper)
     for steepness in (0.5, 4.0):
         yield pulled_to_line(lower, upper, opinion, steepness * float(np.max(upper) - np.min(lower)) / 4)
+
+
+def _blocks(lower: Array, upper: Array, mos: Array) -> Iterator[Array]:
+    """Yield scores that reverse MOS in each block of neighbours with a common point, the first block full or cut."""
+    along = np.argsort(lower + upper, kind="stable")  # no image is below one before it
+
+    def end_of(start: int) -> int:
+        common = np.maximum.accumulate(lower[along[start:]]) < np.minimum.accumulate(upper[along[start:]])
+        return start + (len(common) if common.all() else max(1, int(np.argmin(common))))
+
+    for share in (1.0, 0.75, 0.5, 0.25):
+        ends = [0, max(1, int(share * end_of(0)))]
+        while ends[-1] < len(along):
+            ends.append(end_of(ends[-1]))
+        blocks = [along[start:end] for start, end in itertools.pairwise(ends)]
+        order = np.concatenate([block[np.argsort(-mos[block], kind="stable")] for block in blocks])
+        yield scores_in_order(order, lower, upper)
 
 
 def _finite(lower: Array, upper: Array, beyond: float = 1.0) -> tuple[Array, Array]:
