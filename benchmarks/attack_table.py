@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from certiqa.attacks import ATTACKS, load_attack
+from certiqa.attacks import ATTACKS, SetAttack, load_attack
 from certiqa.attacks.presets import LEFT_OUT, preset_options
 from certiqa.attacks.suite import noise_like
 from certiqa.data import load_dataset
@@ -27,6 +27,7 @@ from certiqa.metrics import QualityMetric, load_metric
 
 LINF = 4 / 255
 QUERIES = 500
+SINGLE = [name for name, attack in ATTACKS.items() if not issubclass(attack, SetAttack)]  # sets: set_attacks.py
 
 
 def load(split: str, count: int) -> tuple[Tensor, list[str], np.ndarray]:
@@ -91,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--black-box-images", type=int, default=20)
-    parser.add_argument("--only", nargs="*", default=list(ATTACKS))
+    parser.add_argument("--only", nargs="*", default=SINGLE)
     chosen = parser.parse_args()
     metric = load_metric("mini")
     rows: list[dict[str, object]] = []

@@ -13,7 +13,11 @@ from certiqa.attacks.patch import PatchRS
 from certiqa.attacks.patterns import UAP, CumulativeUAP
 from certiqa.attacks.perceptual import MADC, SSAH, Korhonen, Zhang
 from certiqa.attacks.presets import calibrate, preset_options
+from certiqa.attacks.rank_inversion import RankInversion, RankInversionL2
 from certiqa.attacks.registry import ATTACKS, load_attack
+from certiqa.attacks.sets import SetAttack
+from certiqa.attacks.sma import SMA, SMAL2
+from certiqa.attacks.soft_ranks import soft_ranks
 from certiqa.attacks.spatial import StAdv
 from certiqa.attacks.square import Ran, Square
 from certiqa.attacks.suite import Noise, Suite, members
@@ -30,6 +34,8 @@ __all__ = [
     "MIFGSM",
     "NES",
     "PGDL2",
+    "SMA",
+    "SMAL2",
     "SSAH",
     "UAP",
     "ABOffset",
@@ -47,6 +53,9 @@ __all__ = [
     "Parsimonious",
     "PatchRS",
     "Ran",
+    "RankInversion",
+    "RankInversionL2",
+    "SetAttack",
     "Square",
     "StAdv",
     "Suite",
@@ -57,4 +66,5 @@ __all__ = [
     "load_attack",
     "members",
     "preset_options",
+    "soft_ranks",
 ]

@@ -131,12 +131,16 @@ class Attack:
         Rounding never leaves the l_inf ball where clean images are on the grid and eps is a whole number of steps;
         otherwise a value that would leave it is rounded the other way.
         """
-        grid = (attacked * 255).round() / 255
+        grid = self.to_grid(attacked)
         if self.norm != "linf":
             return grid
         outside = (grid - images).abs() > self.eps + 1e-6
         inward = torch.where(grid > images, (attacked * 255).floor(), (attacked * 255).ceil()) / 255
         return torch.where(outside, inward, grid).clamp(0, 1)
+
+    def to_grid(self, attacked: Tensor) -> Tensor:
+        """Return images rounded to 8 bits, whatever the budget."""
+        return (attacked * 255).round() / 255
 
     def remarks(self, target: Target) -> list[str]:
         """Return what a reader should know of this run."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from certiqa.attacks.base import Attack, per_image, steps_to_reach
-from certiqa.attacks.parts import Momentum, Sign, UnitL2, project_l2, project_linf, uniform_start
+from certiqa.attacks.parts import Momentum, Sign, UnitL2, onto_sphere, project_linf, uniform_start
 from certiqa.attacks.target import Target
 from certiqa.errors import UserError
 
@@ -198,6 +198,4 @@ class PGDL2(GradientAttack):
 
         What the box cuts off is given to the other pixels, a few times over.
         """
-        for _ in range(4):
-            attacked = project_l2(attacked, images, self.eps, onto_sphere=True)
-        return project_l2(attacked, images, self.eps)
+        return onto_sphere(attacked, images, self.eps)

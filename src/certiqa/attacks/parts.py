@@ -30,6 +30,13 @@ def project_l2(attacked: Tensor, images: Tensor, eps: float, *, onto_sphere: boo
     return (images + change * (factor if onto_sphere else factor.clamp(max=1))).clamp(0, 1)
 
 
+def onto_sphere(attacked: Tensor, images: Tensor, eps: float) -> Tensor:
+    """Return images at l2 distance ``eps``, or where the box binds inside; what it cuts off others get, a few times."""
+    for _ in range(4):
+        attacked = project_l2(attacked, images, eps, onto_sphere=True)
+    return project_l2(attacked, images, eps)
+
+
 def uniform_start(target: Target, images: Tensor, eps: float, name: str) -> Tensor:
     """Return images moved by a uniform draw from the l_inf ball, each from its own generator."""
     start = torch.empty_like(images)

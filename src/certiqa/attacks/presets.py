@@ -23,9 +23,10 @@ LEVELS = (2, 4, 8, 16)
 FILE = Path(__file__).parents[1] / "assets" / "attack_presets.json"
 """Written by benchmarks/attack_presets.py."""
 
-LEFT_OUT = {
-    "pgd_l2": "its budget is an l2 radius, which it uses to compare with certificates of that radius",
-}
+LEFT_OUT = dict.fromkeys(
+    ("pgd_l2", "sma_l2", "rank_inversion_l2"),
+    "its budget is an l2 radius, which it uses to compare with certificates of that radius",
+)
 """Attacks that equal l_inf would say nothing about, with the reason."""
 
 

@@ -16,6 +16,8 @@ from certiqa.attacks.parsimonious import Parsimonious
 from certiqa.attacks.patch import PatchRS
 from certiqa.attacks.patterns import UAP, CumulativeUAP
 from certiqa.attacks.perceptual import MADC, SSAH, Korhonen, Zhang
+from certiqa.attacks.rank_inversion import RankInversion, RankInversionL2
+from certiqa.attacks.sma import SMA, SMAL2
 from certiqa.attacks.spatial import StAdv
 from certiqa.attacks.square import Ran, Square
 from certiqa.attacks.suite import Noise
@@ -28,6 +30,7 @@ ATTACKS: dict[str, type[Attack]] = {
         *(MADC, Korhonen, Zhang, SSAH, AdvCF, ABOffset, StAdv),
         *(UAP, CumulativeUAP, GenerativeUAP),
         *(Square, Ran, NES, Parsimonious, OnePixel, PatchRS),
+        *(SMA, SMAL2, RankInversion, RankInversionL2),
         Noise,
     )
 }

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from certiqa.attacks.base import Attack, AttackResult, image_generator, per_image
+from certiqa.attacks.sets import SetAttack
 from certiqa.attacks.target import Direction, Target
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric
@@ -74,6 +75,11 @@ class Suite(Attack):
         seed: int = 0,
     ) -> AttackResult:
         """Return, image by image, what the most successful member made of it."""
+        if sets := [name for name, attack in self.attacks.items() if isinstance(attack, SetAttack)]:
+            raise UserError(
+                f"{', '.join(sets)} of the suite attack a whole set and have no direction: run the suite with "
+                "evaluate.py, which attacks the set after its images, or call craft_set of each"
+            )
         judge = Target(metric, images, direction, targets=targets, image_ids=image_ids, seed=seed)
         best = judge.values(images)
         worst = AttackResult(images.clone(), images.clone(), 0, 0, torch.zeros_like(judge.failed))

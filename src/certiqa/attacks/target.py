@@ -143,6 +143,16 @@ class Target:
         values = self.objective(probe, rows)
         return values.detach(), self.differentiate(values, probe, rows)
 
+    def score_gradient(self, images: Tensor, rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Return (native scores ``(n,)``, gradient of their sum), whatever direction or targets say."""
+        rows = range(len(self)) if rows is None else rows
+        self._round += 1
+        self.gradient_calls += len(rows)
+        probe = images.detach().clone().requires_grad_(True)
+        with torch.enable_grad():
+            scores = self._score(probe, rows, salt=self._round)
+        return scores.detach(), self.differentiate(scores, probe, rows)
+
     def differentiate(self, values: Tensor, parameters: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         """Return the gradient of ``values.sum()`` by parameters ``(n, ...)``, one row per image.
 
@@ -153,7 +163,8 @@ class Target:
         """
         if not values.requires_grad:
             raise UserError(self._no_gradient())
-        (gradient,) = torch.autograd.grad(values.sum(), parameters, allow_unused=True)
+        with torch.enable_grad():  # callers may have switched gradients off
+            (gradient,) = torch.autograd.grad(values.sum(), parameters, allow_unused=True)
         if gradient is None:
             raise UserError(self._no_gradient())
         chosen = list(range(len(self)) if rows is None else rows)

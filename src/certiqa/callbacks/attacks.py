@@ -8,6 +8,7 @@ import logging
 import math
 import re
 import time
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from certiqa.attacks import Attack, AttackResult, UniversalAttack
+from certiqa.attacks import Attack, AttackResult, SetAttack, UniversalAttack
+from certiqa.attacks.planning import FEWEST
 from certiqa.attacks.suite import members, noise_like
 from certiqa.callbacks.gallery import save_picture
 from certiqa.callbacks.records import Records
 from certiqa.errors import UserError
 from certiqa.evaluation.distances import image_distances
-from certiqa.evaluation.records import plain
+from certiqa.evaluation.records import NO_ATTACK, RecordStore, plain, read_lines
 from certiqa.storage.files import write_aside
 from certiqa.training import DefenseModule
 
@@ -30,7 +32,7 @@ AIMS = ("defense", "undefended")
 
 
 class Attacks(pl.Callback):
-    """Attacks the images of a test as they pass, after they have been recorded as they are.
+    """Attacks the images of a test as they pass, after they have been recorded as they are; a set attack at the end.
 
     Images already attacked by an earlier, interrupted run are passed over. The attack sees the defended metric and is
     adaptive by that; aimed at the undefended one it is a transfer attack, replayed on the defense.
@@ -69,9 +71,11 @@ class Attacks(pl.Callback):
         return name if self.aim == "defense" else f"{name} (transfer)"
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Fit universal attacks that have no pattern yet on the training images, and keep the pattern in the folder."""
+        """Fit universal attacks without a pattern on the training images and keep it; check set attacks."""
         assert isinstance(pl_module, DefenseModule)
         for name, attack in self.attacks.items():
+            if isinstance(attack, SetAttack):
+                self.check_set(trainer, name, attack)
             if not isinstance(attack, UniversalAttack) or attack.pattern is not None:
                 continue
             path = self.folder / f"attack-{name}.safetensors"
@@ -100,8 +104,10 @@ class Attacks(pl.Callback):
     ) -> None:
         """Attack the images of the batch that were not attacked yet."""
         assert isinstance(pl_module, DefenseModule)
-        store = next(callback for callback in trainer.callbacks if isinstance(callback, Records)).store  # type: ignore[attr-defined]
+        store = open_store(trainer)
         for name, attack in self.attacks.items():
+            if isinstance(attack, SetAttack):
+                continue  # after all images were seen
             label = self.label(name)
             rows = [row for row, image_id in enumerate(batch["image_id"]) if not store.has(image_id, label)]
             if not rows:
@@ -121,6 +127,79 @@ class Attacks(pl.Callback):
             for row, more in zip(facts, self.run(pl_module, attack, batch["image"][rows], facts), strict=True):
                 store.append([{**row, **more}])
 
+    def check_set(self, trainer: pl.Trainer, name: str, attack: SetAttack) -> None:
+        """Raise UserError before any work where a set attack cannot run."""
+        if trainer.world_size > 1:
+            raise UserError(
+                f"attack '{name}' plans over the whole set, in one process: run with trainer.devices=1, which "
+                "continues a run that more devices began"
+            )
+        if len(self.attacks) == 1 and self.direction != "raise":
+            raise UserError(
+                f"attack '{name}' has no direction: its plan decides which scores rise and which fall; leave "
+                f"attack.direction={self.direction} out"
+            )
+        images = trainer.datamodule.test_set  # type: ignore[attr-defined]
+        if len(images) < FEWEST:
+            raise UserError(
+                f"attack '{name}' moves the ranking of at least {FEWEST} images, but {len(images)} are tested; raise "
+                "data.limit_test, or attack images by themselves with attack=ifgsm"
+            )
+        if attack.reference == "mos" and not images.has_opinions:
+            raise UserError(
+                f"attack.reference=mos needs an opinion score of every image, and '{images.name}' has none; use "
+                "attack.reference=scores"
+            )
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Attack the set, now that every image has been recorded as it is.
+
+        An interrupted attack goes over the whole set again, and records the images that it had not recorded.
+        """
+        assert isinstance(pl_module, DefenseModule)
+        store = open_store(trainer)
+        for name, attack in self.attacks.items():
+            if isinstance(attack, SetAttack):
+                loader = trainer.datamodule.test_dataloader()  # type: ignore[attr-defined]
+                self.run_set(pl_module, attack, loader, store, self.label(name))
+
+    def run_set(
+        self, module: DefenseModule, attack: SetAttack, loader: Iterable[Any], store: RecordStore, label: str
+    ) -> None:
+        """Attack all images that have a score, and record those that have no record of the attack."""
+        keys = ("image_id", "path", "reference_id", "mos", "mos_normalised", "score_clean")
+        facts = {
+            row["image_id"]: {**{key: row.get(key) for key in keys}, "attack": label}
+            for row in read_lines(self.folder)
+            if row["attack"] == NO_ATTACK and row.get("score") is not None and not row.get("failure")
+        }
+        wanted = {image_id for image_id in facts if not store.has(image_id, label)}
+        if not wanted:
+            return
+        aim = module.defense if self.aim == "defense" else module.base_metric
+        started, planning = time.perf_counter(), None
+        with torch.inference_mode(False), torch.enable_grad():
+            shares = attack.craft_set(aim, Chosen(loader, facts), seed=self.seed, wanted=wanted, workspace=self.folder)
+            for share in shares:
+                passed = time.perf_counter() - started
+                if planning is None:  # all that comes before the first share is for all
+                    planning, passed = passed / len(wanted), 0.0
+                seconds = planning + passed / len(share.image_ids)
+                self.tell(share.result)
+                rows = [facts[image_id] for image_id in share.image_ids]
+                judged = self.judge(module, share.images, share.result, rows, seconds)
+                for place, (row, more) in enumerate(zip(rows, judged, strict=True)):
+                    target = None if share.targets is None else float(share.targets[place])
+                    store.append([{**row, **more, "target": target, "set_size": len(facts)}])
+                started = time.perf_counter()
+
+    def tell(self, result: AttackResult) -> None:
+        """Log what a reader should know of an attack, once."""
+        for note in result.notes:
+            if note not in self._told:
+                self._told.add(note)
+                log.warning("%s", note)
+
     def run(
         self, module: DefenseModule, attack: Attack, images: Tensor, facts: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
@@ -131,10 +210,7 @@ class Attacks(pl.Callback):
         with torch.inference_mode(False), torch.enable_grad():
             result = attack.craft(aim, images.clone(), self.direction, image_ids=ids, seed=self.seed)
         seconds = (time.perf_counter() - started) / len(ids)
-        for note in result.notes:
-            if note not in self._told:
-                self._told.add(note)
-                log.warning("%s", note)
+        self.tell(result)
         return self.judge(module, images, result, facts, seconds)
 
     @torch.no_grad()
@@ -207,6 +283,28 @@ class Attacks(pl.Callback):
         except OSError as error:
             raise UserError(f"cannot write '{path}': {error}; free space, or attack.save_images=false") from error
         return str(path.relative_to(self.folder))
+
+
+def open_store(trainer: pl.Trainer) -> RecordStore:
+    """Return the records of the test that runs."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, Records)).store  # type: ignore[attr-defined]
+
+
+class Chosen:
+    """The images of a loader's batches whose ids are among ``ids``, each time it is gone through."""
+
+    def __init__(self, loader: Iterable[Any], ids: Collection[str]) -> None:
+        self.loader = loader
+        self.ids = ids
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self.loader:
+            rows = [row for row, name in enumerate(batch["image_id"]) if name in self.ids]
+            yield {
+                "image": batch["image"][rows],
+                "image_id": [batch["image_id"][row] for row in rows],
+                "mos_normalised": batch["mos_normalised"][rows],
+            }
 
 
 def file_name(label: str) -> str:

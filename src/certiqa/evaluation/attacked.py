@@ -10,6 +10,7 @@ import pandas as pd
 
 from certiqa.evaluation import measures
 from certiqa.evaluation.measures import bootstrap_interval
+from certiqa.evaluation.ranking import ranking_figures
 from certiqa.evaluation.records import NO_ATTACK
 from certiqa.evaluation.robustness import (
     absolute_gain,
@@ -20,26 +21,30 @@ from certiqa.evaluation.robustness import (
     robustness_score,
     score_distance,
 )
+from certiqa.evaluation.scale import Range, score_to_mos
 from certiqa.metrics import QualityMetric
 
 MEASURED = (
     *("score_unrounded", "score_noise", "score_attacked_undefended"),
     *("forward_calls", "gradient_calls", "seconds"),
+    *("target", "set_size"),
 )
 """Columns that only attacked images have."""
 WORST = "worst"
 """The suffix of each image's worst case over all attacks of a run."""
 
 
-def summarise_attacks(table: pd.DataFrame, metric: QualityMetric) -> dict[str, Any]:
+def summarise_attacks(table: pd.DataFrame, metric: QualityMetric, mos_range: Range | None = None) -> dict[str, Any]:
     """Return the figures of every attack, with its name as suffix, and of the worst case where there are several.
 
     Args:
         table: records as :func:`certiqa.evaluation.records.to_table` returns them.
         metric: the defended metric; gives the range and the direction.
+        mos_range: scale (low, high) of the opinion scores, which count as they are: higher = better.
 
     Returns:
-        flat keys ``attack_<figure>_<attack>``, ``attacks`` (their names) and ``attack_warnings``.
+        flat keys ``attack_<figure>_<attack>``, ``attacks`` (their names) and ``attack_warnings``. Attacks on a whole
+        set have those of :func:`certiqa.evaluation.ranking.ranking_figures` too.
     """
     attacked = table[table["attack"] != NO_ATTACK]
     attacked = attacked.reindex(columns=[*table.columns, *(name for name in MEASURED if name not in table.columns)])
@@ -51,6 +56,8 @@ def summarise_attacks(table: pd.DataFrame, metric: QualityMetric) -> dict[str, A
         rows = attacked[attacked["attack"] == name]
         good = rows[rows["failure"].isna() & rows["score_attacked"].notna()]
         figures = attack_figures(good, metric) | {"num_failed": len(rows) - len(good)}
+        if rows["set_size"].notna().any():
+            figures |= set_figures(good, metric, mos_range)
         summary |= {f"attack_{key}_{name}": value for key, value in figures.items()}
         summary["attack_warnings"] += warnings_of(name, figures)
     if len(names) > 1:
@@ -107,6 +114,27 @@ def attack_figures(rows: pd.DataFrame, metric: QualityMetric) -> dict[str, Any]:
     return figures
 
 
+def set_figures(rows: pd.DataFrame, metric: QualityMetric, mos_range: Range | None) -> dict[str, Any]:
+    """Return what an attack on a whole set did to its ranking, and how far noise of equal norm moves scores."""
+    figures: dict[str, Any] = {"set_size": len(rows)}
+    if len(rows) < 3:
+        return figures
+    sign = metric.quality_sign
+    clean, attacked, unrounded = (
+        sign * rows[name].to_numpy(float) for name in ("score", "score_attacked", "score_unrounded")
+    )
+    mos = rows["mos"].to_numpy(float)
+    mapped = score_to_mos(metric, mos_range)
+    to_mos = None if mapped is None else (lambda values: mapped(sign * values))
+    figures |= ranking_figures(clean, attacked, unrounded, None if np.isnan(mos).any() else mos, to_mos)
+    if rows["target"].notna().all():
+        figures["distance_to_target"] = float((rows["score_attacked"] - rows["target"]).abs().mean())
+    if metric.score_range is not None and metric.range_width:
+        noise = rows["score_noise"].to_numpy(float)
+        figures["mae_of_noise"] = mean_absolute_change(sign * clean, noise, score_range=metric.score_range)
+    return figures
+
+
 def correlations(rows: pd.DataFrame, clean: np.ndarray, attacked: np.ndarray) -> dict[str, float]:
     """Return SROCC, PLCC and KROCC with the opinion scores before and after, where there are opinion scores."""
     mos = rows["mos"].to_numpy(float)
@@ -129,6 +157,8 @@ def warnings_of(name: str, figures: dict[str, Any]) -> list[str]:
     """Return what speaks against taking an attack's figures for the worst that can happen."""
     found = []
     gain, noise = figures.get("gain"), figures.get("gain_of_noise")
+    if "set_size" in figures:  # some scores rise and others fall, so that their mean change says nothing
+        gain, noise = figures.get("mae"), figures.get("mae_of_noise")
     if gain is not None and noise is not None and abs(gain) <= abs(noise):
         found.append(f"{name} moves scores by no more than noise of the same norm: it is masked, or too weak")
     if figures["num_failed"]:

@@ -94,7 +94,8 @@ def summarise(
             summary |= figures
             summary["certified_radius"] = float(str(radius))
         summary |= {f"{key}_r{radius:g}": value for key, value in figures.items()}
-    summary |= summarise_attacks(table, metric)
+    mirrored = table.assign(mos=_mirrored(table["mos"], mos_range, mos_lower_better))
+    summary |= summarise_attacks(mirrored, metric, mos_range)
     return {key: _finite(value) for key, value in summary.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 from rich.text import Text
+from scipy.stats import rankdata
 
 from certiqa.evaluation.attacked import WORST
 from certiqa.evaluation.records import NO_ATTACK
@@ -128,3 +130,43 @@ def certificate_plot(records: pd.DataFrame, summary: dict[str, Any]) -> plots.Pl
         "quartiles, which no perturbation of that norm exceeds (proven). Right of the dotted line nothing is proven."
     )
     return plots.Plot("attacks", "Attacks beside the certificate", plots.svg_of(figure, "attacks"), caption)
+
+
+@plots.styled()
+def rank_plots(records: pd.DataFrame, summary: dict[str, Any]) -> list[plots.Plot]:
+    """Return, for every attack on a whole set, the images' places by score before it against those after."""
+    if "set_size" not in records:
+        return []
+    found = []
+    attacked = records[records["set_size"].notna() & records["score_attacked"].notna()]
+    sign = -1 if summary.get("lower_better") else 1
+    for name, rows in attacked.groupby("attack"):
+        before, after = (rankdata(sign * rows[column].to_numpy(float)) for column in ("score", "score_attacked"))
+        figure, (axes,) = plots.new_figure()
+        raster = len(rows) > plots.RASTER_ABOVE
+        axes.scatter(before, after, s=8, color=plots.DEFENDED, linewidths=0, rasterized=raster)
+        axes.plot([1, len(rows)], [1, len(rows)], color=plots.MUTED, lw=0.8, ls=":")
+        axes.set_xlabel("place by score before (last: best)")
+        axes.set_ylabel(f"place after {name}")
+        caption = (
+            "Each point is one image of the set. On the dotted line no image has changed its place; an attack on the "
+            f"ranking turns it round. {_ranking_text(summary, str(name))}Measured, after rounding where the attack "
+            "rounds."
+        )
+        key = "ranks-" + re.sub(r"\W+", "-", str(name)).strip("-")
+        title = f"Places before and after {name}"
+        found.append(plots.Plot(key, title, plots.svg_of(figure, key), caption))
+    return found
+
+
+def _ranking_text(summary: dict[str, Any], name: str) -> str:
+    """Return SROCC and KROCC after an attack on a set, with the clean scores and with the opinion scores."""
+    parts = []
+    for kind, words in (("clean", "the clean scores"), ("mos", "the opinion scores")):
+        for measure in ("srocc", "krocc"):
+            value, low, high = (
+                value_of(summary, f"attack_{measure}_with_{kind}{ending}_{name}") for ending in ("", "_low", "_high")
+            )
+            if value is not None:
+                parts.append(f"{measure.upper()} with {words} {decimal(value)} [{decimal(low)}, {decimal(high)}]")
+    return "; ".join(parts) + " (95 % bootstrap intervals). " if parts else ""

@@ -202,6 +202,7 @@ def draw(run: Run, radius: float | None, label: str) -> list[dict[str, Any]]:
     found.append(floors.correlation_plot(run.summary, tables.radii_of(run.summary), label))
     if len(run.records):
         found.append(attacks.certificate_plot(run.records, run.summary))
+        found += attacks.rank_plots(run.records, run.summary)
     found += plots.training_plots(run.metrics)
     return [
         {"key": plot.key, "title": plot.title, "caption": plot.caption, "svg": Markup(plot.svg)}

@@ -1,0 +1,54 @@
+"""The batches of a set attack, which are gone through several times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from certiqa.errors import UserError
+from certiqa.metrics import QualityMetric
+
+
+def device_of(metric: QualityMetric) -> torch.device:
+    """Return where a metric's tensors are."""
+    tensors = [*metric.parameters(), *metric.buffers()]
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+def set_batches(batches: Iterable[Any], device: torch.device) -> Iterator[tuple[Tensor, list[str], Tensor | None]]:
+    """Yield images on a device, their ids, and opinion scores where there are any; batches without images are left."""
+    count = 0
+    for batch in batches:
+        images = batch.get("image") if isinstance(batch, dict) else batch
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            raise UserError(
+                "the batches of a set attack must be dicts with 'image', or tensors (N, 3, H, W), got "
+                f"{type(batch).__name__}; add the batch axis, or name the images 'image'"
+            )
+        if not len(images):
+            continue
+        facts = batch if isinstance(batch, dict) else {}
+        names = [str(name) for name in facts.get("image_id", range(count, count + len(images)))]
+        mos = facts.get("mos_normalised", facts.get("mos"))
+        count += len(images)
+        yield images.to(device), names, None if mos is None else torch.as_tensor(mos)
+
+
+def again(
+    batches: Iterable[Any], device: torch.device, places: dict[str, int]
+) -> Iterator[tuple[Tensor, list[str], Tensor | None]]:
+    """Yield the batches once more; raises UserError where they are not the same images."""
+    seen = 0
+    for images, names, mos in set_batches(batches, device):
+        seen += len(names)
+        if not places.keys() >= set(names):
+            break
+        yield images, names, mos
+    if seen != len(places):
+        raise UserError(
+            f"the first pass over the set gave {len(places)} images, a later one {seen} or others; give a DataLoader "
+            "or a list of batches, which can be gone through again"
+        )

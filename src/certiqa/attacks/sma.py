@@ -1,0 +1,117 @@
+"""SMA: plan a score for every image of a set, then drive every image there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from certiqa.attacks.planning import Array, Descent, descend, reverse, within_reach
+from certiqa.attacks.set_batches import again, device_of
+from certiqa.attacks.sets import Range, SetAttack, Survey
+from certiqa.attacks.target import Target
+from certiqa.errors import UserError, suggest
+from certiqa.metrics import QualityMetric
+
+PLANS = ("paper", "reverse", "reachable")
+
+
+class SMA(SetAttack):
+    """Score changes and correlation at once (Yang et al., "Beyond Score Changes", arXiv 2404.13277).
+
+    Args:
+        plan: "paper" minimises SROCC less the spread and the change of the scores, whatever an image can reach;
+            "reverse" deals out the clean scores in reverse order; "reachable" first tries how far each image goes in
+            either direction, and plans within that.
+        probe_steps: gradients of each of those two tries.
+        plan_steps, plan_lr, beta, variance_weight, mse_weight, keep, plan_seed: of the paper's plan, see
+            :class:`~certiqa.attacks.planning.Descent`; the authors' are plan_steps=100000, plan_lr=0.005, keep="last".
+        options: see :class:`~certiqa.attacks.sets.SetAttack`; the authors' second stage has eps 0.005, halve=False and
+            dither=False.
+    """
+
+    name = "sma"
+
+    def __init__(
+        self,
+        eps: float = 4 / 255,
+        *,
+        plan: str = "paper",
+        probe_steps: int = 5,
+        plan_steps: int = 1000,
+        plan_lr: float = 0.5,
+        beta: float | None = None,
+        variance_weight: float = 1e-4,
+        mse_weight: float = 1e-4,
+        keep: str = "best",
+        plan_seed: int = 919,
+        **options: Any,
+    ) -> None:
+        super().__init__(eps, **options)
+        if plan not in PLANS:
+            raise UserError(f"attack.plan must be one of {', '.join(PLANS)}, got '{plan}'.{suggest(str(plan), PLANS)}")
+        if probe_steps < 1:
+            raise UserError(f"attack.probe_steps must be at least 1, got {probe_steps}")
+        self.plan_name = plan
+        self.probe_steps = int(probe_steps)
+        self.descent = Descent(plan_steps, plan_lr, beta, variance_weight, mse_weight, keep, plan_seed)
+
+    def targets(self, scores: Array, mos: Array | None, span: Range, reach: tuple[Array, Array] | None = None) -> Array:
+        """Return targets ``(n,)`` by the plan."""
+        reference = scores if mos is None else mos
+        if self.plan_name == "reverse":
+            return reverse(scores, reference)
+        paper = descend(scores, span, mos, self.descent)
+        if self.plan_name == "paper":
+            return paper
+        if reach is None:
+            raise UserError(
+                "attack.plan=reachable tries what each image can reach, so scores alone do not do: use "
+                "craft_set(metric, batches), or attack.plan=paper"
+            )
+        low, high = reach
+        pushed = np.where(reference > np.median(reference), low, high)
+        return within_reach(reference, low, high, [paper, reverse(scores, reference), pushed])
+
+    def set_targets(
+        self, metric: QualityMetric, batches: Iterable[Any], found: Survey, mos: Array | None, seed: int
+    ) -> Array:
+        """Return targets ``(n,)``, for the reachable plan after trying what each image can reach."""
+        reach = self.reach(metric, batches, found, seed) if self.plan_name == "reachable" else None
+        return self.targets(found.scores, mos, self.set_span(metric, found.scores), reach)
+
+    def reach(self, metric: QualityMetric, batches: Iterable[Any], found: Survey, seed: int = 0) -> tuple[Array, Array]:
+        """Return the least and greatest score ``(n,)`` that a short push of every image met, the clean one included."""
+        low, high = found.scores.copy(), found.scores.copy()
+        places = {name: place for place, name in enumerate(found.image_ids)}
+        for images, names, _ in again(batches, device_of(metric), places):
+            rows = [places[name] for name in names]
+            for sign, ends, better in ((-1, low, np.fmin), (1, high, np.fmax)):
+                for scores in self.push(metric, images, names, sign, seed):
+                    ends[rows] = better(ends[rows], scores.double().cpu().numpy())  # NaN counts for nothing
+        return low, high
+
+    def push(self, metric: QualityMetric, images: Tensor, names: list[str], sign: int, seed: int) -> list[Tensor]:
+        """Return the scores ``(N,)`` met on the way up or down; of a random metric only the last, which is averaged."""
+        target = Target(metric, images, image_ids=names, seed=seed, eot_samples=self.eot_samples, through=self.through)
+        attacked, met = images, []
+        step = min(self.eps, 2.5 * self.eps / self.probe_steps)
+        for _ in range(self.probe_steps):
+            scores, gradient = target.score_gradient(self.seen(attacked, images))
+            met.append(scores)
+            attacked = self.moved(attacked, sign * gradient, images, step)
+        last = self.judge(metric, images, names, seed).scores(self.seen(attacked, images))
+        return [last] if metric.is_random else [*met, last]
+
+
+class SMAL2(SMA):
+    """SMA in an l2 ball, for certified radii: not rounded, and the whole radius is used until a target is reached."""
+
+    name = "sma_l2"
+    norm = "l2"
+    rounds = False
+
+    def __init__(self, eps: float = 0.06, **options: Any) -> None:
+        super().__init__(eps, **options)
