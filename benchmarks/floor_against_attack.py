@@ -6,8 +6,9 @@
 For MS and DMS-IQA (shipped denoiser): every image gets joint intervals, from them the floor that no attack within the
 radius can pass, and the worst vector found inside the intervals. Then the set is attacked, every attack seeing the
 smoothed metric, in float32, with the whole radius: each image by l2 PGD in the direction in which the worst vector
-moved it (`pgd_l2`), and by the set attacks named with --attacks. Attacked images are scored by the smoothed metric with
-noise of their own stream, and every attacked median gets its own two-sided interval.
+moved it (`pgd_l2`), and by the set attacks SMA and rank inversion in l2, which aim at the order of the opinion scores.
+Attacked images are scored by the smoothed metric with noise of their own stream, and every attacked median gets its own
+two-sided interval.
 
 The claim is tested, and the command fails if it does not hold: no attacked median lies outside its certified interval,
 and no attacked set has an SROCC, KROCC or PLCC below the floor, where its own intervals count in the attack's favour.
@@ -20,7 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,10 @@ SIGMA = 0.12
 RADII = (0.03, 0.06, 0.12)
 JOINT = 0.99
 ATTACKED_FAILURE = 0.01  # of all intervals of attacked medians together
+BATCH = 5  # images attacked at once
 FLOORS = {"srocc": certified_srocc, "krocc": certified_krocc, "plcc": certified_plcc}
 SEARCHES = {"srocc": worst_srocc, "krocc": worst_krocc, "plcc": worst_plcc}
+ATTACKS = ("pgd_l2", "sma_l2", "rank_inversion_l2")
 DENOISERS = {"ms": None, "dms_iqa": "mini_dms_iqa"}
 
 
@@ -97,19 +100,34 @@ def intervals_of(smooth: MedianSmoothing, images: Tensor, ids: Sequence[str], dr
     return np.concatenate([part.score for part in parts]), lower, upper
 
 
-def pgd_towards_worst(radius: float, steps: int, eot: int) -> Callable[..., Tensor]:
-    """Return the attack that moves every image in the direction in which the worst vector found moved its score."""
-    attack = load_attack("pgd_l2", eps=radius, steps=steps, eot_samples=eot)
-
-    def run(smooth: MedianSmoothing, images: Tensor, ids: Sequence[str], score: Array, worst: Array) -> Tensor:
-        signs = torch.from_numpy(np.where(worst > score, 1.0, -1.0))
-        parts = [
-            attack(smooth, images[rows], signs[rows], image_ids=[ids[row] for row in rows])
-            for rows in track(torch.arange(len(images)).split(5), f"pgd_l2 at {radius}")
-        ]
-        return torch.cat(parts)
-
-    return run
+def attacked_set(
+    name: str,
+    radius: float,
+    chosen: argparse.Namespace,
+    smooth: MedianSmoothing,
+    images: Tensor,
+    ids: Sequence[str],
+    mos: Array,
+    signs: Array,
+) -> Tensor:
+    """Return the attacked images: by l2 PGD along ``signs`` (N,), or by a set attack with the opinion scores' order."""
+    options = {"eps": radius, "steps": chosen.steps, "eot_samples": chosen.eot}
+    parts = torch.arange(len(images)).split(BATCH)
+    if name == "pgd_l2":
+        attack = load_attack(name, **options)
+        directions = torch.from_numpy(signs)
+        return torch.cat(
+            [
+                attack(smooth, images[rows], directions[rows], image_ids=[ids[row] for row in rows])
+                for rows in track(parts, f"{name} at {radius}")
+            ]
+        )
+    attack = load_attack(name, reference="mos", **options)
+    rated = torch.from_numpy(mos)
+    batches = [{"image": images[rows], "image_id": [ids[row] for row in rows], "mos": rated[rows]} for rows in parts]
+    shares = track(attack.craft_set(smooth, batches), f"{name} at {radius}", total=len(batches))
+    found = {name: image for share in shares for name, image in zip(share.image_ids, share.result.images, strict=True)}
+    return torch.stack([found[name] for name in ids])
 
 
 def attacked_medians(smooth: MedianSmoothing, attacked: Tensor, ids: Sequence[str], draws: int, side: float) -> Array:
@@ -137,8 +155,7 @@ def measure(defense: str, chosen: argparse.Namespace) -> dict[str, Any]:
     for r, radius in enumerate(RADII):
         worst = worst_srocc(lower[:, r], upper[:, r], mos).scores
         for name in chosen.attacks:
-            run = pgd_towards_worst(radius, chosen.steps, chosen.eot)
-            attacked = run(smooth, images, ids, score, worst)
+            attacked = attacked_set(name, radius, chosen, smooth, images, ids, mos, np.where(worst > score, 1.0, -1.0))
             used = (attacked - images).flatten(1).norm(dim=1) / radius
             assert float(used.max()) <= 1 + 1e-4, f"{name} left its budget"
             value, low, high = attacked_medians(smooth, attacked, ids, chosen.score_draws, side)
@@ -204,7 +221,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, help="side of a central crop, in pixels; default: whole images")
     parser.add_argument("--draws", type=int, default=200, help="of a certificate")
     parser.add_argument("--score-draws", type=int, default=100, help="of an attacked score")
-    parser.add_argument("--attacks", nargs="*", default=["pgd_l2"])
+    parser.add_argument("--attacks", nargs="*", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--eot", type=int, default=2, help="draws behind one gradient")
     parser.add_argument("--again", action="store_true", help="judge and draw what --out holds, measure nothing")

@@ -56,11 +56,10 @@ def main() -> None:
     """Print a table for each statistic."""
     slowest = 0.0
     for name, (floor, search) in PARTS.items():
-        print(
-            f"\n{name}\n| box | images | floor | lowest found | gap | floor, s | search, s |"
-            + " pairs |" * (name == "SROCC")
-        )
-        print("| --- " * (7 + (name == "SROCC")) + "|")
+        heads = ["box", "images", "floor", "lowest found", "gap", "floor, s", "search, s"]
+        heads += ["pairs"] * (name == "SROCC")
+        print(f"\n{name}\n| " + " | ".join(heads) + " |")
+        print("| --- " * len(heads) + "|")
         for label, shape in BOXES.items():
             for count in SIZES:
                 lower, upper, mos = box(count, *shape)
