@@ -34,9 +34,6 @@ from torchvision.transforms.functional import center_crop
 
 from certiqa.attacks import load_attack
 from certiqa.certification import (
-    certified_krocc,
-    certified_plcc,
-    certified_srocc,
     certify,
     joint_confidence_per_side,
     median_interval,
@@ -44,6 +41,7 @@ from certiqa.certification import (
     worst_plcc,
     worst_srocc,
 )
+from certiqa.certification.claims import FLOORS, refuted
 from certiqa.data import load_dataset
 from certiqa.defenses import MedianSmoothing
 from certiqa.denoisers import load_denoiser
@@ -58,26 +56,9 @@ RADII = (0.03, 0.06, 0.12)
 JOINT = 0.99
 ATTACKED_FAILURE = 0.01  # of all intervals of attacked medians together
 BATCH = 5  # images attacked at once
-FLOORS = {"srocc": certified_srocc, "krocc": certified_krocc, "plcc": certified_plcc}
 SEARCHES = {"srocc": worst_srocc, "krocc": worst_krocc, "plcc": worst_plcc}
 ATTACKS = ("pgd_l2", "sma_l2", "rank_inversion_l2")
 DENOISERS = {"ms": None, "dms_iqa": "mini_dms_iqa"}
-
-
-def beyond_doubt(lower: Array, upper: Array, low: Array, high: Array, mos: Array) -> list[str]:
-    """Return what an attack proves wrong about certified intervals, nothing where it proves nothing.
-
-    Args:
-        lower, upper: certified ends, shape (N,).
-        low, high: two-sided intervals of the attacked medians, shape (N,).
-        mos: opinion scores, shape (N,).
-    """
-    found = [f"image {row}" for row in np.flatnonzero((low > upper) | (high < lower))]
-    for name, floor in FLOORS.items():
-        highest = -floor(-high, -low, mos)  # no scores in the attacked intervals correlate more
-        if floor(lower, upper, mos) > highest + 1e-9:
-            found.append(f"certified {name}")
-    return found
 
 
 def images_of(count: int, crop: int | None) -> tuple[Tensor, list[str], Array]:
@@ -178,7 +159,7 @@ def judge(part: dict[str, Any]) -> dict[str, Any]:
         for box, row in zip(boxes, rows, strict=True):
             value, low, high = (np.array(row[key]) for key in ("score", "low", "high"))
             moved = np.abs(value - score) / np.maximum((box[1] - box[0]) / 2, 1e-12)
-            facts = {"violations": beyond_doubt(*box, low, high, mos), "least_radius_used": min(row["used"])}
+            facts = {"violations": refuted(*box, low, high, mos), "least_radius_used": min(row["used"])}
             facts |= {"half_width_moved": float(np.median(moved))}
             found["attacks"][name].append(facts | {key: exactly(key, value, mos) for key in FLOORS})
     return found
@@ -210,7 +191,7 @@ def known_worst_case(draws: int = 20_000, radius: float = 0.03) -> dict[str, lis
     ids = [str(row) for row in range(12)]
     _, low, high = attacked_medians(smooth, attacked, ids, draws, joint_confidence_per_side(JOINT, 12))
     widths = {"true intervals": radius, "narrowed by 10 %": 0.9 * radius}
-    return {name: beyond_doubt(score - width, score + width, low, high, mos) for name, width in widths.items()}
+    return {name: refuted(score - width, score + width, low, high, mos) for name, width in widths.items()}
 
 
 def main() -> None:
