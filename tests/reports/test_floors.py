@@ -42,8 +42,6 @@ def test_floor_lowest_found_and_attacks_are_told_apart():
 def test_one_panel_for_each_defense(tmp_path):
     attacks = {"sma_l2": [0.7, 0.6]}
     curves = [Curve(name, 0.8, [0.06, 0.12], [0.5, 0.3], [0.55, 0.36], attacks) for name in ("ms", "dms")]
-        Curve(name, 0.8, [0.06, 0.12], [0.5, 0.3], [0.55, 0.36], {"sma_l2": [0.7, 0.6]}) for name in ("ms", "dms")
-    ]
     write_floor_figure(tmp_path / "floor.svg", curves, "pseudo-MOS")
     text = (tmp_path / "floor.svg").read_text(encoding="utf-8")
     for part in ("MS", "DMS", "sma_l2 (measured)", "certified floor (proven)", "lowest found in the intervals"):
