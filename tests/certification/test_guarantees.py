@@ -11,8 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 
-from certiqa.certification import guarantees
+from certiqa.certification import order_bounds
 from certiqa.certification.guarantees import certified_krocc, certified_mse, certified_plcc, certified_srocc
+from certiqa.certification.worst_case import worst_krocc, worst_plcc, worst_srocc
 from certiqa.errors import UserError
 
 ROUNDING = 1e-9
@@ -55,13 +56,13 @@ def possible_orders(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     return orders[fits & (orders.max(axis=1) > 0)]
 
 
-def worst_srocc(lower, upper, mos) -> float:
+def exact_srocc(lower, upper, mos) -> float:
     r = rankdata(possible_orders(lower, upper), axis=1)
     r, g = r - r.mean(axis=1, keepdims=True), rankdata(mos) - (len(mos) + 1) / 2
     return float(np.min(r @ g / np.sqrt(np.sum(r**2, axis=1) * (g @ g)), initial=2.0))
 
 
-def worst_krocc(lower, upper, mos) -> float:
+def exact_krocc(lower, upper, mos) -> float:
     orders = possible_orders(lower, upper)
     i, j = np.triu_indices(len(mos), 1)
     a, b = np.sign(orders[:, i] - orders[:, j]), np.sign(mos[i] - mos[j])
@@ -79,7 +80,7 @@ def candidate_vectors(lower, upper, mos, seed=0) -> np.ndarray:
     return np.concatenate([corners, inside, pulled])
 
 
-def worst_plcc(lower, upper, mos) -> float:
+def exact_plcc(lower, upper, mos) -> float:
     s = candidate_vectors(lower, upper, mos)
     s = s - s.mean(axis=1, keepdims=True)
     norm = np.sqrt(np.sum(s**2, axis=1))
@@ -88,7 +89,7 @@ def worst_plcc(lower, upper, mos) -> float:
     return float(np.min(s[keep] @ y / (norm[keep] * np.linalg.norm(y)), initial=2.0))
 
 
-WORST = {certified_srocc: worst_srocc, certified_krocc: worst_krocc, certified_plcc: worst_plcc}
+EXACT = {certified_srocc: exact_srocc, certified_krocc: exact_krocc, certified_plcc: exact_plcc}
 
 
 def test_the_yardstick_itself():
@@ -126,7 +127,7 @@ def boxes(draw, most=5):
 def test_never_above_the_worst_case(certified, box):
     value = certified(*box)
     assert -1 <= value <= 1
-    assert value <= WORST[certified](*box) + ROUNDING
+    assert value <= EXACT[certified](*box) + ROUNDING
 
 
 def random_box(rng, n):
@@ -148,7 +149,7 @@ def test_close_to_the_worst_case_of_small_sets(certified, mean_gap, exact):
     for n in (3, 4, 5, 6):
         for _ in range(40):
             box = random_box(rng, n)
-            gap = WORST[certified](*box) - certified(*box)
+            gap = EXACT[certified](*box) - certified(*box)
             assert gap > -ROUNDING
             gaps.append(gap)
     assert np.mean(gaps) < mean_gap
@@ -245,7 +246,7 @@ def test_srocc_without_the_assignment_is_sound_too(monkeypatch):
     rng = np.random.default_rng(12)
     cases = [random_box(rng, 5) for _ in range(40)]
     full = [certified_srocc(*box) for box in cases]
-    monkeypatch.setattr(guarantees, "ASSIGNMENT_LIMIT", 0)
+    monkeypatch.setattr(order_bounds, "ASSIGNMENT_LIMIT", 0)
     pairs_only = [certified_srocc(*box) for box in cases]
     assert all(a <= b for a, b in zip(pairs_only, full, strict=True))
     assert any(a < b for a, b in zip(pairs_only, full, strict=True))
@@ -254,7 +255,7 @@ def test_srocc_without_the_assignment_is_sound_too(monkeypatch):
     mos = rng.normal(size=200)
     centre = mos + 0.5 * rng.normal(size=200)
     both = certified_srocc(centre - 0.3, centre + 0.3, mos)
-    monkeypatch.setattr(guarantees, "ASSIGNMENT_LIMIT", 0)
+    monkeypatch.setattr(order_bounds, "ASSIGNMENT_LIMIT", 0)
     assert certified_srocc(centre - 0.3, centre + 0.3, mos) == both
 
 
@@ -358,3 +359,143 @@ def test_no_warnings_reach_the_user():
             certified([0, 1, -np.inf, 2], [0, 1, 4, np.inf], [1, 2, 3, 3])
             certified([0, 0, 0], [0, 1, 1], [1, 2, 3])
             certified([1, 1, 1], [1, 1, 1], [1, 2, 3])
+
+
+# --- the parts of the bound on orders -----------------------------------------------------------------------
+
+
+def possible_permutations(lower, upper):
+    """Return the ranks of every order that puts i before j where upper_i < lower_j, shape (number, N)."""
+    ranks = np.array(list(itertools.permutations(range(1, len(lower) + 1))))
+    below = np.argwhere(upper[:, None] < lower[None, :])
+    return ranks[np.all([ranks[:, i] < ranks[:, j] for i, j in below], axis=0)] if len(below) else ranks
+
+
+@given(box=boxes(most=6))
+@settings(max_examples=80, deadline=None)
+def test_each_relaxation_is_below_every_possible_order(box):
+    lower, upper, mos = box
+    g = rankdata(mos) - (len(mos) + 1) / 2
+    least = np.min(possible_permutations(lower, upper) @ g)
+    parts = [f(g, lower, upper) for f in (order_bounds._by_initial_sets, order_bounds._by_pairs)]
+    parts.append(order_bounds._by_windows(g, lower, upper))
+    assert max(parts) <= least + ROUNDING
+    assert order_bounds.least_rank_covariance(g, lower, upper) == pytest.approx(max(parts))
+
+
+def test_initial_sets_are_all_there_are():
+    """The greatest sum at each size is that of an enumeration of all initial sets."""
+    rng = np.random.default_rng(13)
+    for _ in range(30):
+        lower = rng.integers(0, 5, 7).astype(float)
+        upper = lower + rng.integers(0, 4, 7)
+        g = rng.permutation(7) - 3.0
+        best = np.full(8, -np.inf)
+        for chosen in itertools.product([False, True], repeat=7):
+            x = np.array(chosen)
+            if not np.any(upper[~x][:, None] < lower[x][None, :]):  # nothing left out lies below something taken
+                best[x.sum()] = max(best[x.sum()], g[x].sum())
+        assert order_bounds._by_initial_sets(g, lower, upper) == pytest.approx(-best[1:-1].sum())
+
+
+def test_initial_sets_lose_half_of_what_pairs_lose():
+    """The theory's numbers for N images of equal width in line with MOS, W of them to a width: W^2/4 and W^2/2 each."""
+    n, w = 600, 40
+    place = np.arange(n, dtype=float)
+    g, lower, upper = place - place.mean(), place - w / 2, place + w / 2
+    clean = float(g @ place)
+    inside = n * w**2
+    assert (clean - order_bounds._by_pairs(g, lower, upper)) / inside == pytest.approx(1 / 2, rel=0.08)
+    assert (clean - order_bounds._by_initial_sets(g, lower, upper)) / inside == pytest.approx(1 / 4, rel=0.08)
+    found = worst_srocc(lower, upper, place).value * float(g @ g)
+    assert 0.15 < (clean - found) / inside < 1 / 4
+
+
+@given(boxes(most=6))
+@settings(max_examples=80, deadline=None)
+def test_triples_share_no_pair(box):
+    """No order has fewer agreeing open pairs than there are triples, half-weights included."""
+    lower, upper, mos = box
+    i, j = np.triu_indices(len(mos), 1)
+    points = (lower[i] == upper[j]) & (upper[i] == lower[j])
+    opened = (upper[i] >= lower[j]) & (upper[j] >= lower[i]) & (mos[i] != mos[j]) & ~points
+    ranks = possible_permutations(lower, upper)
+    agreeing = np.sum((np.sign(ranks[:, i] - ranks[:, j]) == np.sign(mos[i] - mos[j])) & opened, axis=1)
+    assert order_bounds.triples_apart(mos, lower, upper) <= agreeing.min() + ROUNDING
+
+
+def test_most_matches_is_the_greatest_matching():
+    rng = np.random.default_rng(14)
+    for _ in range(50):
+        ends, starts = rng.integers(0, 6, rng.integers(0, 5)), rng.integers(0, 6, rng.integers(0, 5))
+        size = min(len(ends), len(starts))
+        best = max(
+            sum(a < b for a, b in zip(chosen, others, strict=True))
+            for chosen in itertools.permutations(ends, size)
+            for others in itertools.permutations(starts, size)
+        )
+        assert order_bounds._most_matches(ends, starts) == best
+
+
+# --- the search for the worst -------------------------------------------------------------------------------
+
+SEARCHES = {certified_srocc: worst_srocc, certified_krocc: worst_krocc, certified_plcc: worst_plcc}
+
+
+@by_correlation
+@given(box=boxes())
+@settings(max_examples=60, deadline=None)
+def test_what_is_found_lies_in_the_box_between_floor_and_truth(certified, box):
+    lower, upper, mos = box
+    found = SEARCHES[certified](*box)
+    assert np.all((lower <= found.scores) & (found.scores <= upper))
+    if np.ptp(found.scores) == 0:
+        assert math.isnan(found.value)
+        return
+    assert found.value == pytest.approx(CORRELATIONS[certified](found.scores, mos))
+    assert certified(*box) <= found.value + ROUNDING
+
+
+@by_correlation
+def test_the_search_meets_the_worst_of_small_sets(certified):
+    rng = np.random.default_rng(15)
+    missed = []
+    for n in (4, 5, 6):
+        for _ in range(15):
+            box = random_box(rng, n)
+            missed.append(SEARCHES[certified](*box).value - EXACT[certified](*box))
+    assert np.mean(missed) < 0.01
+    assert np.mean(np.array(missed) < 1e-3) > 0.85
+
+
+@pytest.mark.parametrize(
+    ("certified", "gap"), [(certified_srocc, 0.02), (certified_krocc, 0.06), (certified_plcc, 0.005)], ids=str
+)
+def test_floor_and_lowest_found_are_close_on_a_set_of_two_hundred(certified, gap):
+    rng = np.random.default_rng(16)
+    mos = rng.uniform(size=200)
+    centre, half = mos + 0.2 * rng.normal(size=200), rng.uniform(0.04, 0.1, 200)
+    box = centre - half, centre + half, mos
+    floor, found = certified(*box), SEARCHES[certified](*box).value
+    assert floor <= found < floor + gap
+    assert found < CORRELATIONS[certified](centre, mos) - 0.05
+
+
+@by_correlation
+def test_the_search_takes_infinite_ends_ties_and_single_points(certified):
+    free = np.full(4, np.inf)
+    assert SEARCHES[certified](-free, free, [1, 2, 3, 4]).value == pytest.approx(-1)
+    assert math.isnan(SEARCHES[certified]([1, 1, 1], [1, 1, 1], [1, 2, 3]).value)
+    lower, upper = np.arange(6.0), np.arange(6.0)
+    upper[1], lower[4] = np.inf, -np.inf
+    found = SEARCHES[certified](lower, upper, np.arange(6.0))
+    assert np.isfinite(found.scores).all()
+    assert certified(lower, upper, np.arange(6.0)) - ROUNDING <= found.value < 0.5
+    bounded = SEARCHES[certified](lower, upper, np.arange(6.0), hard_bounds=(0, 5))
+    assert bounded.scores.min() >= 0
+    assert bounded.scores.max() <= 5
+    assert bounded.value >= found.value - ROUNDING
+    with pytest.raises(UserError, match="lower holds NaN"):
+        SEARCHES[certified]([0, np.nan], [1, 1], [1, 2])
+    with pytest.raises(UserError, match="equally long"):
+        SEARCHES[certified]([0, 1], [1, 1, 1], [1, 2, 3])

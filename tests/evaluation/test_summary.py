@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from certiqa.certification import certified_mse, certified_srocc
+from certiqa.certification import certified_mse, certified_srocc, worst_krocc, worst_plcc, worst_srocc
 from certiqa.evaluation import measures, read_summary, summarise, write_summary
 from certiqa.evaluation.records import to_table
 from certiqa.metrics import QualityMetric
@@ -86,6 +86,11 @@ def test_set_guarantees_come_from_the_joint_intervals():
     for name in ("srocc", "krocc", "plcc"):
         assert summary[f"certified_{name}_r0.06"] <= summary[f"certified_{name}"] <= summary[name] + 1e-12
         assert summary[f"certified_{name}"] > 0.3  # and they say something
+        assert summary[f"certified_{name}"] <= summary[f"worst_found_{name}"] + 1e-9
+    for name, search in (("srocc", worst_srocc), ("krocc", worst_krocc), ("plcc", worst_plcc)):
+        assert summary[f"worst_found_{name}"] == pytest.approx(search(low, high, MOS).value)
+        assert summary[f"worst_found_{name}_r0.06"] <= summary[name]
+    assert summary["worst_found_plcc_r0.06"] < summary["worst_found_plcc"] < summary["plcc"]
     assert summary["certified_mse_r0.06"] > summary["certified_mse"] >= summary["rmse"] ** 2
     without = summarise(make_table(joint=False), Metric(), 0.03)
     assert "certified_srocc" not in without

@@ -121,6 +121,7 @@ def make_run(
             "certified_krocc": summary["krocc"] - 4 * radius,
         }
         figures |= {"certified_plcc": summary["plcc"] - 3.9 * radius, "certified_mse": 0.4 + radius}
+        figures |= {f"worst_found_{name}": figures[f"certified_{name}"] + 0.013 for name in ("srocc", "krocc", "plcc")}
         summary |= {f"{key}_r{radius:g}": value for key, value in figures.items()}
         if radius == radii[min(1, len(radii) - 1)]:
             summary |= figures | {"certified_radius": radius}

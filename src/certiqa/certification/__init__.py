@@ -15,12 +15,14 @@ from certiqa.certification.ranks import (
 from certiqa.certification.request import CertificationRequest, Stopping
 from certiqa.certification.sampler import Certificates, certify, certify_each, require_certifiable
 from certiqa.certification.sequential import look_sizes, sequential_ranks
+from certiqa.certification.worst_case import Worst, worst_krocc, worst_plcc, worst_srocc
 
 __all__ = [
     "Certificates",
     "CertificationRequest",
     "ImageCertificate",
     "Stopping",
+    "Worst",
     "certified_interval",
     "certified_krocc",
     "certified_mse",
@@ -38,4 +40,7 @@ __all__ = [
     "sequential_ranks",
     "smallest_num_samples",
     "validate_request",
+    "worst_krocc",
+    "worst_plcc",
+    "worst_srocc",
 ]

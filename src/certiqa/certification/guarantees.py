@@ -13,20 +13,18 @@ For a metric where lower is better, pass (-upper, -lower).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 
+from certiqa.certification.order_bounds import least_rank_covariance, triples_apart
 from certiqa.certification.pearson_bounds import pearson_lower_bound
 from certiqa.errors import UserError
 
 Array = NDArray[np.float64]
 Bounds = tuple[float, float] | None
-
-ASSIGNMENT_LIMIT = 3000  # images; beyond, the assignment takes minutes and hardly ever improves on pairs
 
 
 def certified_srocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_bounds: Bounds = None) -> float:
@@ -45,20 +43,9 @@ def certified_srocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_
         UserError: NaN, lower > upper, lengths that differ, fewer than 2 images, constant MOS.
 
     Proof. Let r be the average ranks of scores s in the box, g those of MOS, m = (N+1)/2, G = |g - m|,
-    D^2 = N(N^2 - 1)/12 and S = sum (r_i - m)(g_i - m), so that the correlation is S/(|r - m| G). Two
-    relaxations bound S from below, for s and for every tie-break of s (a permutation that orders tied
-    scores).
-
-    *Pairs.* r_i - m is half the sum of sign(s_i - s_j) over j, so S is the sum over pairs of
-    (g_i - g_j) sign(s_i - s_j)/2. Disjoint intervals fix the sign; any other pair counts >= -|g_i - g_j|/2.
-
-    *Windows.* u_j < l_i forces s_j < s_i, so every tie-break has r_i >= 1 + #{u_j < l_i}, and likewise
-    r_i <= N - #{l_j > u_i}. Average ranks are the mean of all tie-breaks, each a permutation within these
-    windows, so they lie in the convex hull of such permutations, where the linear S is at least its minimum
-    over the permutations themselves: a linear assignment problem, solved exactly.
-
-    Let A be the greater of the two. The first forgets that an order is transitive, the second which images
-    displace which; neither contains the other, and with many images the first is clearly tighter.
+    D^2 = N(N^2 - 1)/12 and S = sum (r_i - m)(g_i - m), so that the correlation is S/(|r - m| G). Let A be the bound
+    on S of :func:`~certiqa.certification.order_bounds.least_rank_covariance`, for s and for every tie-break of s (a
+    permutation that orders tied scores).
 
     *A >= 0.* |r - m| <= D, as ties only shorten r, so the correlation is at least A/(D G).
 
@@ -77,10 +64,10 @@ def certified_srocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_
     still < 0, |r - m|^2 >= D^2 - sum (w^2 - 1)/12 with w over all images, which bounds the correlation at
     once; the better of this and of the bound without averaging is returned.
 
-    Cost: pairs take O(N^2) time; the assignment a dense (N, N) matrix and up to O(N^3), so it is left out
-    above 3,000 images.
+    What is left open is told by :func:`~certiqa.certification.worst_case.worst_srocc`, a vector in the box, so that the
+    true least correlation lies between the two. Cost: O(N^2) time.
     """
-    lo, hi, y = _checked(lower, upper, mos, hard_bounds, correlation=True)
+    lo, hi, y = checked_box(lower, upper, mos, hard_bounds, correlation=True)
     n = len(y)
     g = rankdata(y) - (n + 1) / 2
     mos_norm = float(np.linalg.norm(g))
@@ -91,12 +78,12 @@ def certified_srocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_
         averaged[group] = g[group].mean()
         longest -= (len(group) ** 3 - len(group)) / 12
 
-    least = _least_covariance(averaged, lo, hi)
+    least = least_rank_covariance(averaged, lo, hi)
     if least >= 0:
         return min(1.0, least / (np.sqrt(longest) * mos_norm)) if longest > 0 else -1.0
     values, counts = np.unique(y, return_counts=True)
     joint_ties = sum(_longest_ties(lo[y == value], hi[y == value]) for value in values[counts > 1])
-    plain = _least_covariance(g, lo, hi) if forced else least
+    plain = least_rank_covariance(g, lo, hi) if forced else least
     bounds = [-1.0, plain / (np.sqrt(n * (n * n - 1) / 12 - joint_ties) * mos_norm)]
     shortest = n * (n * n - 1) / 12 - _longest_ties(lo, hi)
     if forced and shortest > 0:
@@ -110,31 +97,39 @@ def certified_krocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_
     Arguments, range and errors are those of :func:`certified_srocc`; zero widths give tau-b itself.
 
     Proof. tau-b = P/sqrt((n0 - n1)(n0 - n2)) with n0 pairs in all, n1 tied in MOS, n2 tied in the scores, and
-    P the agreeing minus the opposing pairs. Count +-1 for a pair of disjoint intervals (its order is known),
-    0 for a pair tied in MOS or made of two single points at one value (f such pairs, tied in every vector),
-    -1 for any other; call the sum A. If s ties x of the pairs counted -1, then P >= A + x and
-    n0 - n2 <= n0 - f - x.
+    P = sum of sign(s_i - s_j) sign(mos_i - mos_j) over pairs. A pair of disjoint intervals counts +-1 (its order
+    is known), one tied in MOS or made of two single points at one value (f such pairs, tied in every vector) counts 0,
+    and any other, an *open* pair, counts -1, 0 or 1.
+
+    *Triples.* An open pair at -1 is all that a pair alone can promise, but not all of them can be -1 at once. Let a
+    lie below b (disjoint intervals), mos_a < mos_k < mos_b, and both (a, k) and (k, b) be open. Whatever s_k is,
+    s_k > s_a or s_k < s_b, so the two together count >= 0 instead of -2, and >= 1 where one of them is tied. Triples
+    that share no open pair add up; `triples_apart` finds many. Let A be the sum of the known pairs, less the number of
+    open pairs, plus 2 for each triple. If s ties x of the open pairs, then P >= A + x and n0 - n2 <= n0 - f - x.
 
     *A >= 0.* P/sqrt(n0 - n2) >= (A + x)/sqrt(n0 - f - x) >= A/sqrt(n0 - f), so tau-b is at least
     A/sqrt((n0 - n1)(n0 - f)).
 
     *A < 0.* At most T further pairs, overlapping and tied in MOS, can be tied in s, so n0 - n2 >= B - x with
-    B = n0 - f - T. Every -1 is among the pairs neither tied in MOS nor forced, hence -A <= B, so that
+    B = n0 - f - T. -A is at most the number of pairs neither tied in MOS nor forced, hence -A <= B, so that
     (-A - x)/sqrt(B - x) falls with x, and tau-b is at least A/sqrt((n0 - n1) B).
     """
-    lo, hi, y = _checked(lower, upper, mos, hard_bounds, correlation=True)
+    lo, hi, y = checked_box(lower, upper, mos, hard_bounds, correlation=True)
     n = len(y)
-    least = mos_ties = forced = free_mos_ties = 0
-    for i, above, below in _pairs(lo, hi):
-        agree = np.sign(y[i + 1 :] - y[i]).astype(np.int64)
+    twice = mos_ties = forced = free_mos_ties = 0  # pairs are met twice, once from each end
+    for k in range(n):
+        above, below = lo > hi[k], hi < lo[k]
+        agree = np.sign(y - y[k]).astype(np.int64)
         tied = agree == 0
-        point = (lo[i + 1 :] == hi[i]) & (hi[i + 1 :] == lo[i])
+        point = (lo == hi[k]) & (hi == lo[k])
         free = ~(above | below | point)
-        least += int(agree[above].sum()) - int(agree[below].sum()) - int(np.sum(free & ~tied))
-        mos_ties += int(np.sum(tied))
-        forced += int(np.sum(point))
-        free_mos_ties += int(np.sum(free & tied))
+        twice += int(agree[above].sum()) - int(agree[below].sum()) - int(np.sum(free & ~tied))
+        mos_ties += int(np.sum(tied)) - 1
+        forced += int(np.sum(point & (np.arange(n) != k)))
+        free_mos_ties += int(np.sum(free & tied & (np.arange(n) != k)))
     pairs = n * (n - 1) // 2
+    least = twice // 2 + round(2 * triples_apart(y, lo, hi))
+    mos_ties, forced, free_mos_ties = mos_ties // 2, forced // 2, free_mos_ties // 2
     untied = pairs - forced if least >= 0 else pairs - forced - free_mos_ties
     if untied <= 0:  # one constant vector is all there is
         return -1.0
@@ -153,7 +148,7 @@ def certified_plcc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_b
     reference point; otherwise the worst vector is found by convex duality, and a Cauchy-Schwarz certificate
     is checked in closed form.
     """
-    lo, hi, y = _checked(lower, upper, mos, hard_bounds, correlation=True)
+    lo, hi, y = checked_box(lower, upper, mos, hard_bounds, correlation=True)
     if np.isinf(lo).any() or np.isinf(hi).any():
         return -1.0
     return pearson_lower_bound(lo, hi, y - y.mean())
@@ -186,7 +181,7 @@ def certified_mse(
     Proof. (t - mos_i)^2 is convex in t, so on an interval it is largest at an end; a monotone map takes
     ends to ends; and the images' terms are independent, so all are at their worst at once.
     """
-    lo, hi, y = _checked(lower, upper, mos, hard_bounds, correlation=False)
+    lo, hi, y = checked_box(lower, upper, mos, hard_bounds, correlation=False)
     if score_to_mos is not None:
         lo, hi = (np.asarray(score_to_mos(end), dtype=np.float64) for end in (lo, hi))
         if lo.shape != y.shape or np.isnan(lo).any() or np.isnan(hi).any():
@@ -197,7 +192,7 @@ def certified_mse(
     return float(np.mean(np.maximum((lo - y) ** 2, (hi - y) ** 2)))
 
 
-def _checked(
+def checked_box(
     lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, hard_bounds: Bounds, *, correlation: bool
 ) -> tuple[Array, Array, Array]:
     """Return the three arrays as float64 with infinite ends replaced, or say what is wrong with them."""
@@ -229,30 +224,6 @@ def _checked(
             + (f" (after hard_bounds={hard_bounds})." if hard_bounds is not None else ".")
         )
     return lo, hi, y
-
-
-def _pairs(lower: Array, upper: Array) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Yield i and, for each j > i, whether interval j lies above or below interval i; no (N, N) array."""
-    for i in range(len(lower) - 1):
-        yield i, lower[i + 1 :] > upper[i], upper[i + 1 :] < lower[i]
-
-
-def _least_covariance(g: Array, lower: Array, upper: Array) -> float:
-    """Bound sum_i g_i r_i from below over the ranks r of all scores in the box; g is centred."""
-    by_pairs = 0.0
-    for i, above, below in _pairs(lower, upper):
-        d = g[i + 1 :] - g[i]
-        by_pairs += float(np.sum(np.where(above, d, np.where(below, -d, -np.abs(d))))) / 2
-    n = len(g)
-    if n > ASSIGNMENT_LIMIT:
-        return by_pairs
-    first = 1 + np.searchsorted(np.sort(upper), lower, side="left")
-    last = np.searchsorted(np.sort(lower), upper, side="right")
-    rank = np.arange(1, n + 1)
-    cost = np.outer(2 * g, 2 * rank - (n + 1.0))  # whole numbers unless g was averaged: the solver is exact
-    cost[(rank < first[:, None]) | (rank > last[:, None])] = np.inf
-    row, column = linear_sum_assignment(cost)  # the ranks of any scores in the box are feasible
-    return max(by_pairs, float(cost[row, column].sum()) / 4)
 
 
 def _longest_ties(lower: Array, upper: Array) -> float:

@@ -86,20 +86,8 @@ def _when_negative(lower: Array, upper: Array, y: Array) -> float:
     line that falls with MOS. m is then the mean of s, t = |s - mean s|, and at the worst k, t^2 = -k C(s).
     """
 
-    def pulled(k: float) -> Array:
-        # mean(clip(m - k y)) - m falls with m and is linear between the knots where a score meets an end
-        starts, stops = lower + k * y, upper + k * y
-        knots = np.concatenate([starts, stops])
-        order = np.argsort(knots)
-        knots = knots[order]
-        moving = np.cumsum(np.where(order < len(y), 1, -1))
-        total = np.sum(lower) + np.concatenate([[0.0], np.cumsum(moving[:-1] * np.diff(knots))])
-        excess = total / len(y) - knots
-        m = np.interp(0.0, -excess, knots)
-        return np.clip(m - k * y, lower, upper)
-
     def stationarity(k: float) -> float:
-        s = pulled(k)
+        s = pulled_to_line(lower, upper, y, k)
         return float(np.sum((s - s.mean()) ** 2) + k * (y @ s))
 
     scale = 1 / float(np.ptp(y))  # the line then falls by the whole width of the (unit) box
@@ -111,7 +99,7 @@ def _when_negative(lower: Array, upper: Array, y: Array) -> float:
     worst = brentq(stationarity, small, large, maxiter=500) if stationarity(small) > 0 > stationarity(large) else small
     for slack in 10.0 ** np.arange(-13, 0):  # a shade below the worst k the proof is strict
         k = worst * (1 - slack)
-        s = pulled(k)
+        s = pulled_to_line(lower, upper, y, k)
         s = s - s.mean()
         norm = float(np.linalg.norm(s))
         if norm == 0:
@@ -124,3 +112,19 @@ def _when_negative(lower: Array, upper: Array, y: Array) -> float:
         if np.sum(margin) >= 1e-15 * np.sum(np.abs(margin)):  # above what its own rounding could hide
             return -a
     return -1.0
+
+
+def pulled_to_line(lower: Array, upper: Array, y: Array, k: float) -> Array:
+    """Return clip(m - k y, lower, upper), m being its mean: scores pulled towards a line that falls with y.
+
+    mean(clip(m - k y)) - m falls with m and is linear between the knots where a score meets an end.
+    """
+    starts, stops = lower + k * y, upper + k * y
+    knots = np.concatenate([starts, stops])
+    order = np.argsort(knots)
+    knots = knots[order]
+    moving = np.cumsum(np.where(order < len(y), 1, -1))
+    total = np.sum(lower) + np.concatenate([[0.0], np.cumsum(moving[:-1] * np.diff(knots))])
+    excess = total / len(y) - knots
+    m = np.interp(0.0, -excess, knots)
+    return np.clip(m - k * y, lower, upper)

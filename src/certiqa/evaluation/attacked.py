@@ -89,6 +89,7 @@ def attack_figures(rows: pd.DataFrame, metric: QualityMetric) -> dict[str, Any]:
     figures |= correlations(rows, sign * clean, sign * attacked)
     for name in ("linf", "l2", "psnr", "ssim"):
         figures[f"{name}_mean"] = float(rows[name].astype(float).mean())
+    figures["l2_max"] = float(rows["l2"].astype(float).max())
     for name in ("forward_calls", "gradient_calls", "seconds"):
         figures[name] = float(rows[name].astype(float).mean())
     if rows["rise_first"].notna().any():

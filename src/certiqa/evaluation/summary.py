@@ -12,7 +12,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from certiqa.certification import certified_krocc, certified_mse, certified_plcc, certified_srocc
+from certiqa.certification import (
+    certified_krocc,
+    certified_mse,
+    certified_plcc,
+    certified_srocc,
+    worst_krocc,
+    worst_plcc,
+    worst_srocc,
+)
 from certiqa.evaluation import measures
 from certiqa.evaluation.attacked import summarise_attacks
 from certiqa.evaluation.records import NO_ATTACK
@@ -128,6 +136,8 @@ def set_guarantees(
 ) -> dict[str, Number]:
     """Return the proven floors (a ceiling for the error) of the whole set from its joint intervals.
 
+    ``worst_found_*`` are the lowest correlations of scores found within the same intervals, no proof but its other
+    side: the least that the intervals allow lies between ``certified_*`` and them. (``certified_mse`` is that exactly.)
     ``certified_mse`` is in squared units of the opinion scores, None without :func:`score_to_mos`'s two ranges.
     """
     lower, upper = rows["joint_lower"].to_numpy(float), rows["joint_upper"].to_numpy(float)
@@ -142,6 +152,9 @@ def set_guarantees(
         "certified_krocc": certified_krocc(lower, upper, mos, hard_bounds=bounds),
         "certified_plcc": certified_plcc(lower, upper, mos, hard_bounds=bounds),
         "certified_mse": error,
+        "worst_found_srocc": worst_srocc(lower, upper, mos, hard_bounds=bounds).value,
+        "worst_found_krocc": worst_krocc(lower, upper, mos, hard_bounds=bounds).value,
+        "worst_found_plcc": worst_plcc(lower, upper, mos, hard_bounds=bounds).value,
         "joint_confidence": float(rows["joint_confidence"].iloc[0]),
     }
 

@@ -19,7 +19,7 @@ from PIL import Image
 from certiqa.errors import UserError
 from certiqa.evaluation.records import NO_ATTACK, read_records
 from certiqa.evaluation.summary import read_summary
-from certiqa.reports import attacks, plots, tables
+from certiqa.reports import attacks, floors, plots, tables
 from certiqa.storage.files import write_aside
 
 PICTURE_BUDGET = 2_500_000  # bytes of base64 for all gallery pictures
@@ -201,7 +201,7 @@ def draw(run: Run, radius: float | None, label: str) -> list[dict[str, Any]]:
     found: list[plots.Plot | None] = [*plots.score_plots(run.images, run.summary, radius, label)]
     if len(run.clean):
         found.append(plots.delta_plot(run.clean, tables.range_width(run.summary)))
-    found.append(plots.correlation_plot(run.summary, tables.radii_of(run.summary), label))
+    found.append(floors.correlation_plot(run.summary, tables.radii_of(run.summary), label))
     if len(run.records):
         found.append(attacks.certificate_plot(run.records, run.summary))
         found += attacks.rank_plots(run.records, run.summary)

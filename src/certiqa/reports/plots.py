@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from certiqa.reports.tables import decimal, exact, percent, radius_figures, value_of
+from certiqa.reports.tables import decimal, exact, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,7 +147,7 @@ def delta_plot(records: pd.DataFrame, range_width: float | None) -> Plot | None:
     axes.fill_between(x[shown], low[shown], np.minimum(high, top)[shown], color=DEFENDED, alpha=0.18, lw=0)
     axes.plot(x[shown], median[shown], color=DEFENDED, marker="o", ms=4.5)
     axes.set_ylim(0, top)
-    _radius_axis(axes, x)
+    radius_axis(axes, x)
     axes.set_ylabel("certified delta (score units)")
     caption = (
         "The most that any perturbation of this l2 norm or less can move a score. Line: the median image; "
@@ -164,46 +164,6 @@ def delta_plot(records: pd.DataFrame, range_width: float | None) -> Plot | None:
     if not np.isfinite(high).all():
         caption += " Where the band reaches the top, a quarter or more could not be certified; no point: half."
     return Plot("delta", "Certified delta against radius", svg_of(figure, "delta"), caption)
-
-
-@styled()
-def correlation_plot(summary: dict[str, Any], radii: Sequence[float], mos_label: str) -> Plot | None:
-    """Return SROCC (no perturbation) and certified SROCC against radius."""
-    pairs = [(radius, value_of(radius_figures(summary, radius), "certified_srocc")) for radius in radii]
-    certified = [(radius, value) for radius, value in pairs if value is not None]
-    if not certified:
-        return None
-    x, y = np.array(certified).T
-    clean, undefended = (value_of(summary, key) for key in ("srocc", "srocc_undefended"))
-    figure, (axes,) = new_figure()
-    floor = min(0.0, float(y.min()) - 0.08)
-    _radius_axis(axes, x)
-    gap = None if clean is None or undefended is None else undefended - clean
-    for name, value, color in (("undefended", undefended, UNDEFENDED), ("defended", clean, DEFENDED)):
-        if value is not None:
-            axes.axhline(value, color=color, lw=1.5, ls=(0, (4, 2.5)))
-            below = gap is not None and ((name == "defended") == (gap >= 0)) and abs(gap) < 0.12
-            axes.annotate(
-                f"{name}, no perturbation", (0.985, value), xycoords=("axes fraction", "data"), color=color,
-                xytext=(0, -4 if below else 4), textcoords="offset points", ha="right",
-                va="top" if below else "bottom", fontsize=9.5,
-            )  # fmt: skip
-    ledge, level = np.array([0.0, *x]), np.array([y[0], *y])  # a radius proves its floor for all smaller ones
-    axes.step(ledge, level, where="pre", color=CERTIFIED)
-    axes.plot(x, y, color=CERTIFIED, marker="o", ms=4.5, ls="none")
-    axes.fill_between(ledge, floor, level, step="pre", color=CERTIFIED, alpha=0.12, lw=0)
-    axes.text(0.06, 0.05, "certified floor", transform=axes.transAxes, color=CERTIFIED, fontsize=9.5)
-    axes.set(xlim=(0, 1.04 * x.max()), ylim=(floor, 1.0))
-    axes.set_ylabel(f"SROCC with {mos_label}")
-    joint = value_of(summary, "joint_confidence")
-    said = f" with joint confidence {percent(joint, setting=True)}" if joint is not None else ""
-    caption = (
-        f"Solid: a floor, proven{said}: whatever perturbation within the radius each image gets, SROCC stays "
-        "on or above it (a step holds up to its dot). Dashed: SROCC measured without any perturbation. The closer "
-        "solid is to the dashed line of the defense, the more of its correlation is guaranteed."
-    )
-    caption += " Lower is better for this metric: the scores count negated." if summary.get("lower_better") else ""
-    return Plot("correlation", "SROCC and certified SROCC", svg_of(figure, "correlation"), caption)
 
 
 @styled()
@@ -272,7 +232,8 @@ def new_figure(rows: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
 
 
-def _radius_axis(axes: Axes, radii: NDArray[Any]) -> None:
+def radius_axis(axes: Axes, radii: NDArray[Any]) -> None:
+    """Label the axis of l2 radii, shape (R,), with a tick at each where there are few."""
     axes.set_xlabel("radius: l2 norm of the perturbation")
     if len(radii) <= 8:
         axes.set_xticks(radii, [exact(float(radius)) for radius in radii])

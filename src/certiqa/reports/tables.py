@@ -203,6 +203,7 @@ def radius_rows(summary: Summary) -> list[dict[str, str]]:
             written[f"certified_delta_{name}_share"] = percent(value_of(figures, f"certified_delta_{name}_share"))
         for name in ("srocc", "krocc", "plcc", "mse"):
             written[f"certified_{name}"] = decimal(value_of(figures, f"certified_{name}"))
+            written[f"worst_found_{name}"] = decimal(value_of(figures, f"worst_found_{name}"))
         rows.append(written)
     return rows
 
