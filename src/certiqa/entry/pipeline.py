@@ -39,6 +39,7 @@ from certiqa.entry.fit_metric import fit_metric
 from certiqa.entry.folder import finished_summary, keep_curves, last_checkpoint, set_aside
 from certiqa.entry.identity import config_hash, flat_identity
 from certiqa.entry.preemption import Requeue, stop_on_sigterm
+from certiqa.entry.tracking import build_loggers, closing_loggers, publish, start_tracking
 from certiqa.errors import UserError
 from certiqa.evaluation import RecordStore, summarise, write_summary
 from certiqa.metrics import QualityMetric
@@ -51,6 +52,7 @@ log = logging.getLogger(__name__)
 console = Console()
 
 
+@closing_loggers()
 def run(config: DictConfig) -> None:
     """Run one job of ``train.py`` or ``evaluate.py`` in its folder."""
     if config.task == "mini_metric":
@@ -80,9 +82,11 @@ def run(config: DictConfig) -> None:
     module = build_module(config, defense)
     if first_rank:
         keep_curves(folder)
-    trainer = build_trainer(config, callbacks)
+    trainer = build_trainer(config, callbacks, build_loggers(config))
     if first_rank and isinstance(recorder, Certification):
         announce(recorder, defense, data)
+    if first_rank:
+        start_tracking(trainer, config)
     status, started = "failed", time.monotonic()
     preemption = stop_on_sigterm()
     try:
@@ -214,6 +218,7 @@ def finish(
         write_report(folder)
     except UserError as error:
         log.warning("no report: %s", error)
+    publish(summary)
     return summary
 
 
