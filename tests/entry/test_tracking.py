@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import wandb
 from pytorch_lightning.utilities import rank_zero_only
 
 from certiqa.callbacks import WandbTracker
@@ -22,11 +23,11 @@ from certiqa.entry.dashboard import main as dashboard_command
 from certiqa.errors import UserError
 from certiqa.evaluation.tracked import attack_rows, flat_summary, radius_curves, record_rows
 from certiqa.reports.dashboard import dashboard, workspace
+from certiqa.storage.cache import cache_root
 
 ROOT = Path(__file__).parents[2]
 TINY = ["data.limit_test=2", "data.eval_batch_size=2", "num_samples=30", "callbacks.gallery.num_images=1"]
 RADII = ["certification.radii=[0.03]", "certification.radius=0.03"]
-NO_PROGRESS = ["callbacks.progress=null", "trainer.enable_progress_bar=false"]
 KEY = "0123456789" * 4
 # a metric that fails on the second batch until a file beside it exists
 FLAKY = """
@@ -103,23 +104,24 @@ def key_of(item):
 
 
 def wandb_files(folder):
+    wandb.teardown()  # of runs of this process, whose files are complete then
     return [WandbFile(path) for path in sorted(folder.glob("wandb/*run-*/run-*.wandb"))]
 
 
 def environment(home, **more):
     here = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     folders = {f"WANDB_{name}_DIR": str(home / "wandb-home") for name in ("DATA", "CACHE", "CONFIG")}
+    folders["CERTIQA_CACHE"] = str(cache_root())  # which HOME would move
     return {**here, **folders, "HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "100", **more}
 
 
 def call(script, *arguments, outputs, expect=0, cwd=ROOT, **more):
-    cache = {"CERTIQA_CACHE": os.environ.get("CERTIQA_CACHE", str(Path.home() / ".cache" / "certiqa"))}
     done = subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments, *NO_PROGRESS, f"paths.outputs={outputs}"],
+        [sys.executable, str(ROOT / script), *arguments, f"paths.outputs={outputs}"],
         capture_output=True,
         text=True,
         cwd=cwd,
-        env=environment(outputs, **cache, **more),
+        env=environment(outputs, **more),
         timeout=300,
     )
     assert done.returncode == expect, done.stdout + done.stderr
@@ -195,12 +197,12 @@ def test_the_summary_is_that_of_the_run(trained):
 def test_records_and_attacks_are_tables(trained):
     _, folder, file = trained
     records = pd.read_parquet(folder / "records.parquet")
-    (path,) = folder.glob("wandb/*/files/media/table/records_*.table.json")
+    (path,) = folder.glob("wandb/offline-run-*/files/media/table/records_*.table.json")
     table = json.loads(path.read_text())
     scores = [row[table["columns"].index("score")] for row in table["data"]]
     assert scores == pytest.approx(list(records["score"]))
     assert set(table["columns"]) >= {"image_id", "radius", "lower", "upper", "attack", "score_attacked", "mos"}
-    (path,) = folder.glob("wandb/*/files/media/table/attacks_*.table.json")
+    (path,) = folder.glob("wandb/offline-run-*/files/media/table/attacks_*.table.json")
     table = json.loads(path.read_text())
     assert [row[0] for row in table["data"]] == ["fgsm"]
     assert file.summary["records._type"] == file.summary["attacks._type"] == "table-file"
@@ -212,7 +214,7 @@ def test_the_gallery_is_there_with_captions(trained):
     assert file.summary["gallery.count"] == len(panels) == 5  # clean, noisy, denoised, attacked, x10
     assert ", clean, score " in file.summary["gallery.captions"][0]
     for panel, name in zip(panels, file.summary["gallery.filenames"], strict=True):
-        (copy,) = folder.glob(f"wandb/*/files/{name}")
+        (copy,) = folder.glob(f"wandb/offline-run-*/files/{name}")
         assert copy.read_bytes() == (folder / panel["file"]).read_bytes()
 
 
@@ -296,7 +298,6 @@ def test_the_dashboard_command_prints_its_definition_and_knows_the_attacks(capsy
 @pytest.fixture
 def no_key(monkeypatch, tmp_path):
     """Let W&B in this process find no key, and keep its files here."""
-    wandb = pytest.importorskip("wandb")
     wandb.teardown()
     for key in [key for key in os.environ if key.startswith("WANDB_")]:
         monkeypatch.delenv(key)
@@ -349,7 +350,7 @@ def test_other_ranks_log_nothing(no_key, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "ofline"}, r"logger.mode must be null, online, offline, disabled; got 'ofline'.*'offline'"),
+        ({"mode": "ofline"}, r"logger.mode must be null or one of online, offline, disabled, got 'ofline'.*'offline'"),
         ({"tags": ["x" * 65]}, r"logger.tags must be a list of texts of 1 to 64 characters"),
         ({"group": "x" * 129}, r"logger.group may have 128 characters"),
     ],
@@ -384,9 +385,8 @@ def test_rows_of_tables_and_curves():
     assert flat_summary({"a": "inf", "b": None, "c": {"x": "1"}, "d": [1]}) == {"a": float("inf"), "c.x": "1", "d": [1]}
     summary = {"radii": [0.12, 0.03], "certified_srocc_r0.03": 0.5, "certified_delta_median_r0.03": "inf"}
     assert radius_curves(summary) == [{"certified/radius": 0.03, "certified/srocc": 0.5}]
-    rows = attack_rows(
-        {"attacks": ["uap", "cumulative_uap"], "attack_gain_uap": 0.1, "attack_gain_cumulative_uap": 0.2}
-    )
+    gains = {"attack_gain_uap": 0.1, "attack_gain_cumulative_uap": 0.2}
+    rows = attack_rows({"attacks": ["uap", "cumulative_uap"], **gains})
     assert [(row["attack"], row["gain"]) for row in rows] == [("uap", 0.1), ("cumulative_uap", 0.2), ("worst", None)]
 
 
@@ -466,10 +466,8 @@ class FakeServer:
             project = {"id": "P", "name": "certiqa", "entity": {"id": "E", "name": "me"}}
             bucket = {"id": "Qg==", "name": asked["variables"]["name"], "config": "{}", "historyLineCount": 0}
             return {"data": {"upsertBucket": {"bucket": {**bucket, "project": project}, "inserted": True}}}
-        known = {
-            "Viewer": {"viewer": {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
-        }
-        known["RunResumeStatus"] = {"model": None}
+        viewer = {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
+        known = {"Viewer": {"viewer": viewer}, "RunResumeStatus": {"model": None}}
         if operation in known:
             return {"data": known[operation]}
         return {"data": None, "errors": [{"message": "not here"}]}
@@ -510,9 +508,9 @@ def test_a_run_stopped_by_a_scheduler_is_marked_as_preempted(tmp_path, mini_cach
     (tmp_path / "mended").touch()
     arguments = ["defense=none", "metric._target_=slow.Slow", "logger=wandb", "data.eval_batch_size=1"]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "evaluate.py"), *arguments, *NO_PROGRESS, f"paths.outputs={tmp_path}"],
+        [sys.executable, str(ROOT / "evaluate.py"), *arguments, f"paths.outputs={tmp_path}"],
         cwd=tmp_path,
-        env=environment(tmp_path, CERTIQA_CACHE=os.environ.get("CERTIQA_CACHE", str(mini_cache))),
+        env=environment(tmp_path),
         stdout=subprocess.PIPE,
         text=True,
     )
