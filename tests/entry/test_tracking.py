@@ -22,7 +22,7 @@ from certiqa.entry import tracking
 from certiqa.entry.dashboard import main as dashboard_command
 from certiqa.errors import UserError
 from certiqa.evaluation.tracked import attack_rows, flat_summary, radius_curves, record_rows
-from certiqa.reports.dashboard import dashboard, workspace
+from certiqa.reports.dashboard import PINNED, dashboard, workspace
 
 ROOT = Path(__file__).parents[2]
 TINY = ["data.limit_test=2", "data.eval_batch_size=2", "num_samples=30", "callbacks.gallery.num_images=1"]
@@ -244,6 +244,7 @@ def test_the_dashboard_names_only_keys_that_runs_log(trained):
     _, _, file = trained
     logged = {key for row in file.history for key in row} | set(file.summary)
     logged |= {key.removesuffix("._type") for key in file.summary if key.endswith("._type")}
+    assert set(PINNED) <= logged
     wanted = {key for section in dashboard(["fgsm"]) for panel in section.panels for key in panel.all_keys}
     options = {key.removeprefix("config:") for key in wanted if key.startswith("config:")}
     assert options <= set(file.config)
@@ -424,7 +425,7 @@ class FakeServer:
 
     def __init__(self, lives):
         outer = self
-        self.operations = []
+        self.operations, self.views = [], []
 
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, *arguments):
@@ -459,7 +460,14 @@ class FakeServer:
             bucket = {"id": "Qg==", "name": asked["variables"]["name"], "config": "{}", "historyLineCount": 0}
             return {"data": {"upsertBucket": {"bucket": {**bucket, "project": project}, "inserted": True}}}
         viewer = {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
-        known = {"Viewer": {"viewer": viewer}, "RunResumeStatus": {"model": None}}
+        known = {
+            "Viewer": {"viewer": viewer},
+            "GetDefaultEntity": {"viewer": viewer},
+            "RunResumeStatus": {"model": None},
+        }
+        if operation == "UpsertView2":
+            self.views.append(asked["variables"])
+            return {"data": {"upsertView": {"view": {"id": "V", "name": asked["variables"]["name"]}, "inserted": True}}}
         if operation in known:
             return {"data": known[operation]}
         return {"data": None, "errors": [{"message": "not here"}]}
@@ -485,6 +493,26 @@ def test_a_network_that_is_not_there_or_goes_away_stops_nothing(tmp_path, mini_c
     assert file_is_offline(folder, last)
     (command,) = re.findall(r"wandb sync --include-online (.*)", done.stdout)
     assert [Path(path).name.split("-")[0] for path in command.split()] == ["run", "offline"][1 - lives :]
+
+
+@pytest.mark.full
+def test_the_dashboard_is_saved_as_a_view_of_the_project(tmp_path):
+    server = FakeServer(lives=1)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "certiqa.entry.dashboard", "--attacks", "ifgsm", "--name", "ours"],
+            env=environment(tmp_path, WANDB_BASE_URL=server.address, WANDB_API_KEY=KEY),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    finally:
+        server.stop()
+    assert done.returncode == 0, done.stderr
+    (view,) = server.views
+    assert (view["entityName"], view["projectName"], view["displayName"]) == ("me", "certiqa", "ours")
+    assert "attack_gain_ifgsm" in view["spec"]
+    assert done.stdout.strip().startswith(f"{server.address}/me/certiqa?nw=")
 
 
 def file_is_offline(folder, file):

@@ -16,7 +16,7 @@ from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
-from certiqa.errors import UserError, suggest
+from certiqa.errors import UserError, first_line, suggest
 from certiqa.evaluation.records import read_records
 from certiqa.evaluation.tracked import RADIUS, attack_rows, flat_summary, radius_curves, record_rows
 from certiqa.storage.files import write_aside
@@ -314,8 +314,3 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
     import wandb
 
     return wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

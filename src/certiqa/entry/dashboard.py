@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from certiqa.errors import UserError, suggest
+from certiqa.errors import UserError, first_line, suggest
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,7 +52,7 @@ def make(project: str, entity: str | None, name: str, attacks: str | None, *, on
     try:
         view.save()
     except Exception as error:
-        raise UserError(f"W&B did not take the workspace: {error}; check --entity and --project") from error
+        raise UserError(f"W&B did not take the workspace: {first_line(error)}; check --entity and --project") from error
     return str(view.url)
 
 
@@ -63,7 +63,9 @@ def default_entity() -> str:
     try:
         found = wandb.login(prompt=False, verify=False) and wandb.Api().default_entity
     except Exception as error:
-        raise UserError(f"W&B cannot be asked: {error}; check the network, the key, or give --entity") from error
+        raise UserError(
+            f"W&B cannot be asked: {first_line(error)}; check the network, the key, or give --entity"
+        ) from error
     if not found:
         raise UserError("there is no key for W&B; give one with `wandb login` or WANDB_API_KEY")
     return str(found)

@@ -15,6 +15,8 @@ from certiqa.evaluation.tracked import RADIUS, curve_name
 
 Kind = Literal["line", "bar", "scatter", "parallel", "table", "media"]
 STEP = "trainer/global_step"
+PINNED = ("status", "defense", "srocc", "certified_srocc")
+"""Keys of the summary that stand beside a run's name."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,10 @@ def dashboard(attacks: Sequence[str]) -> tuple[Section, ...]:
                 Panel(
                     "Options and what came of them",
                     "parallel",
-                    ("config:sigma", "config:num_samples", "srocc", "certified_delta_sd_share", "certified_srocc"),
+                    (
+                        *("metric", "defense", "config:sigma", "config:num_samples"),
+                        *("srocc", "certified_delta_sd_share", "certified_srocc"),
+                    ),
                 ),
                 Panel("SROCC against sigma", "scatter", ("srocc",), "config:sigma"),
                 Panel("Certified SROCC against sigma", "scatter", ("certified_srocc",), "config:sigma"),
@@ -119,7 +124,7 @@ def dashboard(attacks: Sequence[str]) -> tuple[Section, ...]:
 
 
 def workspace(sections: Sequence[Section], *, entity: str, project: str, name: str) -> Any:
-    """Return the sections as a ``wandb_workspaces`` workspace, with runs grouped by sweep; nothing is sent.
+    """Return the sections as a ``wandb_workspaces`` workspace; nothing is sent.
 
     Raises:
         UserError: if wandb-workspaces is not installed.
@@ -136,10 +141,7 @@ def workspace(sections: Sequence[Section], *, entity: str, project: str, name: s
             ws.Section(name=section.name, panels=[_panel(panel) for panel in section.panels], is_open=True)
             for section in sections
         ],
-        runset_settings=ws.RunsetSettings(
-            groupby=[ws.Metric("Group")],
-            pinned_columns=["summary:srocc", "summary:certified_srocc", "summary:status"],
-        ),
+        runset_settings=ws.RunsetSettings(pinned_columns=[f"summary:{key}" for key in PINNED]),
     )
 
 
