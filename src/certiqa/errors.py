@@ -17,3 +17,8 @@ def suggest(given: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the known name nearest to ``given``, or an empty string."""
     nearest = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{nearest[0]}'?" if nearest else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -18,6 +18,7 @@ from certiqa.entry.build import (
     build_trainer,
     check_objective,
 )
+from certiqa.entry.tracking import build_loggers
 from certiqa.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -26,6 +27,14 @@ OPTIONS = sorted(
     for path in CONF.rglob("*.yaml")
     if path.parent != CONF and "hydra" not in path.parts
 )
+
+LOGGERS = {
+    "none": [],
+    "csv": ["CSVLogger"],
+    "tensorboard": ["CSVLogger", "TensorBoardLogger"],
+    "wandb": ["CSVLogger", "WandbTracker"],
+    "many": ["CSVLogger", "WandbTracker", "TensorBoardLogger"],
+}
 
 
 @pytest.fixture
@@ -91,7 +100,10 @@ def test_every_option_composes_and_instantiates(composed, mini_cache, miniatures
         assert data.train_dataloader().sampler is not None
     callbacks = build_callbacks(config, defense, data)
     module = build_module(config, defense)
-    trainer = build_trainer(config, callbacks)
+    loggers = build_loggers(config)
+    if group == "logger":
+        assert [type(logger).__name__ for logger in loggers] == LOGGERS[option]
+    trainer = build_trainer(config, callbacks, loggers)
     assert isinstance(trainer, pl.Trainer)
     assert (module.objective is not None) == bool(config.objective)
     assert defense.name == (metric.name if config.defense.name == "none" else config.defense.name)

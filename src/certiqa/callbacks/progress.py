@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
@@ -17,6 +18,10 @@ class Progress(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"training, pass {current_epoch + 1}"
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Return the figures beside the bar, without the logger's version number that Lightning adds."""
+        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
 
     @property
     def validation_description(self) -> str:

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch import nn
 
@@ -192,11 +193,10 @@ def build_callbacks(config: DictConfig, defense: QualityMetric, data: QualityDat
     return callbacks
 
 
-def build_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Build the Lightning trainer with its logger."""
-    logger = build(config.logger)
+def build_trainer(config: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
+    """Build the Lightning trainer with its loggers."""
     # a checkpoint callback is ours, and nothing may be written outside the run's folder
-    options: dict[str, Any] = {"callbacks": callbacks, "logger": logger or False, "default_root_dir": config.paths.run}
+    options: dict[str, Any] = {"callbacks": callbacks, "logger": loggers or False, "default_root_dir": config.paths.run}
     if config.trainer.get("check_val_every_n_epoch", 1) is None:
         options["check_val_every_n_epoch"] = None  # null has a meaning to Lightning: validate every so many steps
     if SLURMEnvironment.detect():

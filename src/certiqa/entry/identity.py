@@ -6,14 +6,18 @@ import ast
 import hashlib
 import json
 import operator
+import os
 import re
 from collections.abc import Callable
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from certiqa.errors import UserError
 
+SWEEP = "CERTIQA_SWEEP"  # in the environment of a sweep's jobs: the sweep's name
 NOT_SEMANTIC = (
     "fresh",
     "name",
@@ -115,6 +119,17 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("metric_label", lambda *, _root_: metric_label(_root_), replace=True)
     OmegaConf.register_new_resolver("attack_label", lambda *, _root_: attack_label(_root_), replace=True)
     OmegaConf.register_new_resolver("fraction", fraction, replace=True)
+    OmegaConf.register_new_resolver("sweep_group", sweep_group, replace=True)
+
+
+def sweep_group() -> str | None:
+    """Return the name of the sweep that the job belongs to, the same when it is run again; None outside sweeps."""
+    if named := os.environ.get(SWEEP):
+        return named
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    experiment = HydraConfig.get().runtime.choices.get("experiment")
+    return f"{HydraConfig.get().job.config_name}-{experiment or 'sweep'}"
 
 
 def attack_label(config: DictConfig) -> str:

@@ -44,6 +44,7 @@ from certiqa.entry.folder import finished_summary, keep_curves, last_checkpoint,
 from certiqa.entry.identity import config_hash, flat_identity
 from certiqa.entry.preemption import stopping_on_signals
 from certiqa.entry.purification import run_study
+from certiqa.entry.tracking import build_loggers, closing_loggers, publish, start_tracking
 from certiqa.errors import UserError, suggest
 from certiqa.evaluation import RecordStore, summarise, write_summary
 from certiqa.metrics import QualityMetric
@@ -56,6 +57,7 @@ log = logging.getLogger(__name__)
 console = Console()
 
 
+@closing_loggers()
 def run(config: DictConfig) -> float | None:
     """Run one job of ``train.py`` or ``evaluate.py`` in its folder; returns what ``optimise`` asks for."""
     if config.task == "mini_metric":
@@ -94,9 +96,11 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool) -> float |
     module = build_module(config, defense)
     if first_rank:
         keep_curves(folder)
-    trainer = build_trainer(config, callbacks)
+    trainer = build_trainer(config, callbacks, build_loggers(config))
     if first_rank and isinstance(recorder, Certification):
         announce(recorder, defense, data)
+    if first_rank:
+        start_tracking(trainer, config)
     status, started = "failed", time.monotonic()
     with stopping_on_signals() as preemption:
         try:
@@ -263,6 +267,7 @@ def finish(
         write_report(folder)
     except UserError as error:
         log.warning("no report: %s", error)
+    publish(summary)
     return summary
 
 
