@@ -75,7 +75,7 @@ def to_csv(table: Table) -> str:
 
 
 def paper_rows(table: Table) -> list[list[int]]:
-    """Return the finished runs in blocks of one data set and metric, the metric without a defense first in each."""
+    """Return the finished runs in blocks of one data set and metric: the bare metric first, random weights last."""
     blocks: dict[object, list[int]] = {}
     for number, run in enumerate(table.runs):
         if run.finished:
@@ -84,8 +84,8 @@ def paper_rows(table: Table) -> list[list[int]]:
 
     def place(number: int) -> tuple[object, ...]:
         row, run = table.rows[number], table.runs[number]
-        return (not run.bare, *(str(row.get(key) or "") for key in ("defense", "attack", "settings")),
-                row.get("seed") or 0, number)  # fmt: skip
+        names = (str(row.get(key) or "") for key in ("defense", "attack", "settings"))
+        return (not run.bare, run.random_weights, *names, row.get("seed") or 0, number)
 
     return [sorted(block, key=place) for block in order]
 

@@ -6,7 +6,7 @@ Series differ by colour (Okabe and Ito's, safe for colour-blind readers), marker
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ DASHES: tuple[Any, ...] = (
     (0, (1, 3)),
 )
 REST = "#667085"
+LONGEST = 22  # characters of a name in a legend
 SETS = 3  # data sets with a figure of their own
 WIDTH, HEIGHT = 5.4, 4.0
 
@@ -48,6 +49,7 @@ class Series:
     dashes: Any
 
 
+Pages = Mapping[str, str | None] | None
 Styles = dict[tuple[str, str], Series]
 
 
@@ -62,10 +64,14 @@ def series_of(runs: Sequence[ComparedRun]) -> Styles:
     sizes = Counter(family(run) for run in runs)
     order = sorted(sizes, key=lambda name: (-sizes[name], name))
     kept = order if len(order) <= len(OKABE_ITO) else order[: len(OKABE_ITO) - 1]
-    names = {name: " · ".join(name if several else name[1:]) for name in order}
+    names = {name: " · ".join(_short(part) for part in (name if several else name[1:])) for name in order}
     found = {name: Series(names[name], OKABE_ITO[i], MARKERS[i], DASHES[i]) for i, name in enumerate(kept)}
     rest = Series(f"{len(order) - len(kept)} others", REST, ".", ":")
     return {name: found.get(name, rest) for name in order}
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
 def family(run: ComparedRun) -> tuple[str, str]:
@@ -73,8 +79,8 @@ def family(run: ComparedRun) -> tuple[str, str]:
     return str(run.summary.get("metric")), "no defense" if run.bare else str(run.summary.get("defense"))
 
 
-def figures(table: Table) -> list[plots.Plot]:
-    """Return every figure that these runs have data for, in reading order."""
+def figures(table: Table, pages: Pages = None) -> list[plots.Plot]:
+    """Return every figure that these runs have data for, in reading order; ``pages``: where a run's points lead."""
     runs = drawn_runs(table)
     by_data: dict[str, list[ComparedRun]] = {}
     for run in runs:
@@ -85,8 +91,8 @@ def figures(table: Table) -> list[plots.Plot]:
     for number, name in enumerate(largest):
         title = f", {name}" if len(by_data) > 1 else ""
         found.append(frontier_plot(by_data[name], styles, f"frontier-{number}", title))
-        found.append(trade_plot(by_data[name], styles, table.radius, f"trade-{number}", title))
-    found.append(measured_plot(runs, styles, table.radius))
+        found.append(trade_plot(by_data[name], styles, table.radius, pages, f"trade-{number}", title))
+    found.append(measured_plot(runs, styles, table.radius, pages))
     return [plot for plot in found if plot is not None]
 
 
@@ -146,7 +152,12 @@ def _floors(run: ComparedRun) -> tuple[NDArray[Any], NDArray[Any]]:
 
 @plots.styled()
 def trade_plot(
-    runs: Sequence[ComparedRun], styles: Styles, radius: float | None, key: str = "trade", title: str = ""
+    runs: Sequence[ComparedRun],
+    styles: Styles,
+    radius: float | None,
+    pages: Pages = None,
+    key: str = "trade",
+    title: str = "",
 ) -> plots.Plot | None:
     """Return SROCC without perturbation against the median certified delta at one radius, with the Pareto frontier."""
     points = []
@@ -160,7 +171,7 @@ def trade_plot(
     figure, axes = _axes()
     for name in dict.fromkeys(style.name for style in styles.values()):
         group = [(x, y, run) for run, x, y in points if styles[family(run)].name == name]
-        _scatter(axes, group, next(style for style in styles.values() if style.name == name))
+        _scatter(axes, group, next(style for style in styles.values() if style.name == name), pages)
     front, best = [], -np.inf
     for _, x, y in sorted(points, key=lambda point: (point[1], -point[2])):
         if y > best:
@@ -187,7 +198,7 @@ def trade_plot(
 
 @plots.styled()
 def measured_plot(
-    runs: Sequence[ComparedRun], styles: Styles, radius: float | None, key: str = "measured"
+    runs: Sequence[ComparedRun], styles: Styles, radius: float | None, pages: Pages = None, key: str = "measured"
 ) -> plots.Plot | None:
     """Return the change that attacks made to the median image against the certified delta of the median image."""
     points, bare, unranged = [], [], 0
@@ -217,8 +228,8 @@ def measured_plot(
         middle = (right + edge) / 2
         outside = [(x, y, run) for run, x, y, inside in named if not inside] + [(middle, y, run) for run, y in lone]
         inner = [(x, y, run) for run, x, y, inside in named if inside]
-        _scatter(axes, outside, style, hollow=True, label=not inner)
-        _scatter(axes, inner, style)
+        _scatter(axes, outside, style, pages, hollow=True, label=not inner)
+        _scatter(axes, inner, style, pages)
     if points:
         axes.plot([0, right], [0, right], color=plots.MUTED, lw=1, ls=(0, (4, 3)), zorder=0)
     if bare:
@@ -261,6 +272,7 @@ def _scatter(
     axes: Axes,
     group: Iterable[tuple[float, float, ComparedRun]],
     style: Series,
+    pages: Pages,
     *,
     hollow: bool = False,
     label: bool = True,
@@ -274,7 +286,7 @@ def _scatter(
         x, y, s=42, marker=style.marker, facecolors="none" if hollow else style.color, edgecolors=style.color,
         linewidths=1.5, label=style.name if label else None,
     )  # fmt: skip
-    drawn.set_urls([f"runs/{run.key}.html" for run in runs])
+    drawn.set_urls([(pages or {}).get(run.key) for run in runs])
 
 
 def _legend(axes: Axes) -> None:

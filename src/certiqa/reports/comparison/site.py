@@ -16,7 +16,17 @@ from markupsafe import Markup
 
 from certiqa.errors import UserError
 from certiqa.reports import html
-from certiqa.reports.comparison.columns import ATTACK_COLUMNS, GROUPS, RUN, SETTINGS, Column, Table, Value, build_table
+from certiqa.reports.comparison.columns import (
+    ATTACK_COLUMNS,
+    GROUPS,
+    RUN,
+    RUN_COLUMNS,
+    SETTINGS,
+    Column,
+    Table,
+    Value,
+    build_table,
+)
 from certiqa.reports.comparison.exports import marked, to_csv, to_latex, to_markdown
 from certiqa.reports.comparison.figures import figures
 from certiqa.reports.comparison.gather import ComparedRun, gather, is_run, notes_on
@@ -161,7 +171,7 @@ def render(
         facets=facets_of(table),
         figures=[
             {"key": plot.key, "title": plot.title, "caption": plot.caption, "svg": Markup(plot.svg)}
-            for plot in figures(table)
+            for plot in figures(table, {run.key: page for run, page in zip(table.runs, pages, strict=True)})
         ],
         exports=EXPORTS,
         notes=notes,
@@ -197,17 +207,31 @@ def heads_of(columns: Sequence[Column]) -> list[tuple[str, int]]:
 
 
 def facets_of(table: Table) -> list[tuple[str, str, list[str]]]:
-    """Return (key, title, values) of the columns to choose by, those that hold more than one value."""
+    """Return (key, title, values) of what rows can be chosen by, where there is more than one value."""
     found = []
     for key in FACETS:
-        column = next((column for column in table.columns if column.key == key), None)
-        if column is None:
-            continue
-        values = {column.text(row.get(key)) for row in table.rows}
+        values = {value for row in table.rows for value in facet_values(table, row, key)}
         if len(values) > 1:
-            found.append((key, column.title, sorted(values, key=lambda text: (text == NOTHING, len(text), text))
-                          if column.is_number else sorted(values)))  # fmt: skip
+            title = next(column.title for column in RUN_COLUMNS if column.key == key)
+            found.append((key, title, sorted(values, key=in_order)))
     return found
+
+
+def in_order(text: str) -> tuple[bool, int, str]:
+    """Order a choice: nothing first, numbers by size, names by letter."""
+    return text != NOTHING, int(text) if text.isdecimal() else 0, text
+
+
+def facet_values(table: Table, row: dict[str, Value], key: str) -> list[str]:
+    """Return the values under which a row is found: one, but all attacks of a run with several."""
+    column = next(column for column in RUN_COLUMNS if column.key == key)
+    several = key == "attack" and row.get("attack") not in (None, *table.runs[number_of(row)].attacks)
+    return table.runs[number_of(row)].attacks if several else [column.text(row.get(key))]
+
+
+def number_of(row: dict[str, Value]) -> int:
+    """Return which run a row is of."""
+    return int(float(row["number"] or 0))
 
 
 def row_of(
@@ -218,7 +242,7 @@ def row_of(
     pages: Sequence[str | None],
 ) -> dict[str, Any]:
     """Return one row as the page shows it: what it is called, where it leads, and its cells."""
-    number = int(float(row["number"] or 0))
+    number = number_of(row)
     run = table.runs[number]
     cells = []
     for column in columns:
@@ -237,6 +261,7 @@ def row_of(
         "finished": run.finished,
         "random": run.random_weights,
         "problems": "; ".join(run.problems),
+        "facets": {key: facet_values(table, row, key) for key in FACETS},
         "cells": cells,
     }
 

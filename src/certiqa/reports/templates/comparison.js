@@ -4,27 +4,21 @@ const query = document.querySelector("#query");
 const selects = [...document.querySelectorAll("select[data-facet]")];
 const tables = [...document.querySelectorAll("table.sortable")].map((node) => {
   const heads = [...node.tHead.rows[node.tHead.rows.length - 1].cells];
-  const places = Object.fromEntries(heads.map((head, place) => [head.dataset.key, place]));
   const rows = [...node.tBodies[0].rows].map((row) => ({
     row,
+    facets: JSON.parse(row.dataset.facets),
     words: row.textContent.toLowerCase(),
     values: [...row.cells].map((cell) => cell.dataset.sort ?? cell.textContent.trim()),
   }));
-  return { node, heads, places, rows, shown: document.getElementById(node.dataset.shown) };
+  return { node, heads, rows, shown: document.getElementById(node.dataset.shown) };
 });
 
 function filter() {
   const words = query.value.toLowerCase().split(/\s+/).filter(Boolean);
-  for (const { places, rows, shown } of tables) {
+  for (const { rows, shown } of tables) {
     let count = 0;
     for (const entry of rows) {
-      const chosen = selects.every((select) => {
-        const place = places[select.dataset.facet];
-        if (!select.value || place === undefined) return true;
-        const value = entry.values[place] || "-";
-        // a run's attacks are one list; the rows below hold one of them
-        return value === select.value || (select.dataset.facet === "attack" && select.value.split(", ").includes(value));
-      });
+      const chosen = selects.every((select) => !select.value || entry.facets[select.dataset.facet].includes(select.value));
       entry.row.hidden = !(chosen && words.every((word) => entry.words.includes(word)));
       count += !entry.row.hidden;
     }
