@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -331,6 +332,8 @@ def test_latex_is_a_booktabs_table(sweep):
 def test_latex_compiles(sweep, write_run, tmp_path):
     program = shutil.which("pdflatex") or shutil.which("tectonic")
     if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("pdflatex is not installed; apt-get install texlive-latex-recommended")
         pytest.skip("neither pdflatex nor tectonic is installed")
     write_run(sweep / "odd", defense=r"my_{defense}&50% \x ~^#$ <|\"Ä", metric="other_metric", radii=(0.03,))
     site = write_comparison([sweep], tmp_path / "site", resamples=50)

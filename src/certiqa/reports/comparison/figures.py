@@ -22,18 +22,11 @@ from certiqa.reports.tables import mos_label, percent, radii_of, radius_figures,
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES: tuple[Any, ...] = (
-    "-",
-    (0, (5, 2)),
-    (0, (1.5, 1.5)),
-    (0, (6, 2, 1.5, 2)),
-    (0, (3, 1)),
-    (0, (8, 3)),
-    (0, (1, 3)),
-)
-REST = "#667085"
+# of Okabe and Ito's colours those that show on white and on dark, where the page exchanges them
+OKABE_ITO = (plots.DEFENDED, plots.UNDEFENDED, plots.CERTIFIED, plots.PURPLE, plots.AMBER, plots.INK)
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1)), (0, (8, 3)))
+REST = plots.MUTED
 LONGEST = 22  # characters of a name in a legend
 SETS = 3  # data sets with a figure of their own
 WIDTH, HEIGHT = 5.4, 4.0
@@ -179,9 +172,8 @@ def trade_plot(
             best = y
     if len(front) > 1:
         axes.plot(*zip(*front, strict=True), color=plots.INK, lw=5, alpha=0.13, zorder=0, drawstyle="steps-post")
-    for value in sorted({v for run, _, _ in points if (v := value_of(run.summary, "srocc_undefended")) is not None})[
-        :4
-    ]:
+    bare = {value for run, _, _ in points if (value := value_of(run.summary, "srocc_undefended")) is not None}
+    for value in sorted(bare)[-4:]:
         axes.axhline(value, color=plots.MUTED, lw=1, ls=(0, (1, 2)), zorder=0)
     axes.set_xlabel(f"certified delta, median image, at radius {radius:g}, % of range")
     axes.set_ylabel(f"SROCC with {mos_label(runs[0].summary)}, no perturbation")
@@ -190,8 +182,9 @@ def trade_plot(
     _legend(axes)
     caption = (
         f"One point per run ({len(points)}); a click opens it. Up: agrees better with {mos_label(runs[0].summary)}. "
-        "Left: no perturbation within the radius moves the median image by more than this, proven. Runs on the broad "
-        "pale line are beaten by no other in both. Dotted: the metric without a defense, of which nothing is proven."
+        "Left: no perturbation within the radius moves the median image by more than this, proven. The broad "
+        "pale line turns at the runs that no other beats in both. Dotted: the metric without a defense, of which "
+        "nothing is proven."
     )
     return plots.Plot(key, f"Correlation against certificate{title}", plots.svg_of(figure, key), caption)
 
