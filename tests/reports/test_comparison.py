@@ -269,6 +269,8 @@ def test_what_is_not_comparable_is_not_ranked(tmp_path, write_run):
     write_run(tmp_path / "c", defense="dms", error=0.2, metric="other")
     write_run(tmp_path / "d", defense="dms", error=0.2, num_images=12)
     assert marks_of(build_table(gather([tmp_path])), **FACTS) == {}
+    said = "Runs on mini scored 2 different sets of images (of 12, 20): they are not ranked against each other"
+    assert any(said in note for note in notes_on(gather([tmp_path])))
     write_run(tmp_path / "e", defense="dms", error=0.2, confidence=0.99)
     runs = gather([tmp_path])
     assert marks_by_name(runs, "srocc").keys() == {"a", "e"}
@@ -415,10 +417,23 @@ def test_the_page_stands_alone_and_links_to_its_runs(sweep):
 def test_everything_given_is_escaped(tmp_path, write_run):
     evil = "<script>alert('x')</script>"
     for name in ("a", "b"):
-        write_run(tmp_path / name, defense="ms", metric=evil + name, data=evil, identity={"defense.x": evil + name})
+        write_run(
+            tmp_path / name, defense=r"$x_{$\_", metric=evil + name, data=evil, identity={"defense.x": evil + name}
+        )
     text = write_comparison([tmp_path], resamples=50).index.read_text()
     assert text.count("<script") == 1
     assert evil not in text
+
+
+def test_every_key_of_every_summary_may_be_missing_null_or_nonsense(sweep):
+    summary = json.loads((sweep / "evaluate" / "good" / "summary.json").read_text())
+    for number, value in enumerate((None, "x", [{}], -1)):
+        values = dict.fromkeys(summary, value)
+        folder = shutil.copytree(sweep / "evaluate" / "bad", sweep / f"odd{number}")
+        (folder / "summary.json").write_text(json.dumps(values | {"status": "finished"}))
+    (sweep / "train" / "cut" / "summary.json").write_text("[1, 2]")
+    site = write_comparison([sweep], resamples=20)
+    assert {"odd0", "odd1", "odd2", "odd3"} <= set(Page(site.index.read_text()).rows)
 
 
 def test_reports_are_copied_where_new_and_linked_where_asked(tmp_path, write_run):

@@ -53,7 +53,7 @@ def drawn_runs(table: Table) -> list[ComparedRun]:
 
 def series_of(runs: Sequence[ComparedRun]) -> Styles:
     """Return how each family of runs is drawn, the same in all figures; the smallest families share grey."""
-    several = len({run.summary.get("metric") for run in runs}) > 1
+    several = len({str(run.summary.get("metric")) for run in runs}) > 1
     sizes = Counter(family(run) for run in runs)
     order = sorted(sizes, key=lambda name: (-sizes[name], name))
     kept = order if len(order) <= len(OKABE_ITO) else order[: len(OKABE_ITO) - 1]
@@ -64,7 +64,8 @@ def series_of(runs: Sequence[ComparedRun]) -> Styles:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+    """Return a name as a legend can show it: cut, and no mathematics to matplotlib."""
+    return (name if len(name) <= LONGEST else name[: LONGEST - 1] + "…").replace("$", r"\$")
 
 
 def family(run: ComparedRun) -> tuple[str, str]:

@@ -282,9 +282,9 @@ def notes_on(runs: Sequence[ComparedRun]) -> list[str]:
         )
     versions = Counter(_version(run) for run in runs if run.summary.get("versions"))
     formats = Counter(str(run.identity["format"]) for run in runs if "format" in run.identity)
-    for what, found in (("versions of certiqa", versions), ("formats of records", formats)):
-        if len(found) > 1:
-            said = ", ".join(f"{name} ({plural(number)})" for name, number in sorted(found.items()))
+    for what, counted in (("versions of certiqa", versions), ("formats of records", formats)):
+        if len(counted) > 1:
+            said = ", ".join(f"{name} ({plural(number)})" for name, number in sorted(counted.items()))
             notes.append(f"These runs were written by different {what}: {said}. Compare across them with care.")
     settings = (("confidence", "confidence per side and image"), ("joint_confidence", "joint confidence"))
     for key, what in settings:
@@ -293,6 +293,17 @@ def notes_on(runs: Sequence[ComparedRun]) -> list[str]:
             notes.append(
                 f"Certificates here are at different {what}: {', '.join(f'{level:g}' for level in levels)}. "
                 "They are not ranked against each other."
+            )
+    sets: dict[str, dict[frozenset[str], int]] = {}
+    for run in runs:
+        if run.finished and run.images:
+            sets.setdefault(str(run.summary.get("data")), {})[run.images] = len(run.images)
+    for name, found in sorted(sets.items()):
+        if len(found) > 1:
+            sizes = ", ".join(map(str, sorted(found.values())))
+            notes.append(
+                f"Runs on {name} scored {len(found)} different sets of images (of {sizes}): they are not ranked "
+                "against each other, and points of different sets in one figure are not comparable."
             )
     notes += [f"{run.key}: {problem}." for run in runs for problem in run.problems]
     for run in runs:
