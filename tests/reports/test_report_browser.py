@@ -1,18 +1,6 @@
-"""The report in headless Chromium: no overflow on phone or desktop, nothing loaded, nothing on the console.
+"""The report in headless Chromium: no overflow on phone or desktop, nothing loaded, nothing on the console."""
 
-Chromium is driven over its own debugging pipe (file descriptors 3 and 4, messages ended by a zero byte).
-"""
-
-import fcntl
 import importlib.util
-import json
-import os
-import select
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,126 +11,12 @@ from certiqa.reports import write_report
 
 pytestmark = pytest.mark.full
 
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *(
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--remote-debugging-pipe",
-    ),
-)
-START = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.dup2(int(sys.argv[2]), 4)
-os.execvp(sys.argv[3], sys.argv[3:])
-"""
 TOO_WIDE = """
 [...document.querySelectorAll("main *")].filter((node) => {
   if (node.closest(".table, pre, svg")?.contains(node) && !node.matches(".table, pre, svg")) return false;
   return node.getBoundingClientRect().right > document.documentElement.clientWidth + 1;
 }).map((node) => node.tagName + "." + node.getAttribute("class"))
 """
-
-
-class Browser:
-    """One headless Chromium with one page; ``events`` holds everything the page reported."""
-
-    def __init__(self, binary: str, profile: Path) -> None:
-        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (*os.pipe(), *os.pipe())]
-        its_input, self._write, self._read, its_output = ends
-        arguments = [
-            str(its_input),
-            str(its_output),
-            binary,
-            *FLAGS,
-            f"--user-data-dir={profile}",
-            "about:blank",
-        ]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", START, *arguments],
-            pass_fds=(its_input, its_output),
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(its_input)
-        os.close(its_output)
-        self._buffer, self._number, self._session = b"", 0, None
-        self.events: list[dict[str, Any]] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send a command and return its result; events that come first are kept."""
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": params}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._next()
-            if answer.get("id") == self._number:
-                assert "error" not in answer, answer
-                return answer["result"]
-            self.events.append(answer)
-
-    def wait_for(self, event: str) -> None:
-        """Read until the page reports ``event``."""
-        while not any(message.get("method") == event for message in self.events):
-            self.events.append(self._next())
-
-    def _next(self, seconds: float = 60) -> dict[str, Any]:
-        deadline = time.monotonic() + seconds
-        while b"\0" not in self._buffer:
-            ready, _, _ = select.select([self._read], [], [], max(0, deadline - time.monotonic()))
-            assert ready, "Chromium did not answer"
-            chunk = os.read(self._read, 1 << 20)
-            assert chunk, "Chromium ended"
-            self._buffer += chunk
-        line, self._buffer = self._buffer.split(b"\0", 1)
-        return json.loads(line)
-
-    def open(self, path: Path, width: int, dark: bool = False) -> None:
-        """Load a file at a given width in CSS pixels, as a phone where it is narrow."""
-        self.events.clear()
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=900,
-            deviceScaleFactor=1,
-            mobile=width < 600,
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=path.as_uri())
-        self.wait_for("Page.loadEventFired")
-
-    def run(self, script: str) -> Any:
-        """Evaluate JavaScript in the page and return its value."""
-        result = self.call("Runtime.evaluate", expression=script, returnByValue=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
-
-    def close(self) -> None:
-        """End the browser."""
-        os.close(self._write)
-        os.close(self._read)
-        self._process.terminate()
-        self._process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    binary = shutil.which("chromium") or shutil.which("chromium-browser")
-    if binary is None:
-        if os.environ.get("CI"):
-            pytest.fail("chromium is not installed; apt-get install chromium")
-        pytest.skip("chromium is not installed")
-    opened = Browser(binary, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")

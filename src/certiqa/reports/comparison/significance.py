@@ -1,0 +1,233 @@
+"""Which run is best, and from which of the others it cannot be told apart: a paired bootstrap over common images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from certiqa.reports.comparison.columns import Table, attack_identity
+from certiqa.reports.comparison.gather import ComparedRun
+from certiqa.reports.tables import value_of
+
+Array = NDArray[np.float64]
+Statistic = Callable[[Array], Array]
+BEST, LEVEL, DIFFERENT, UNTESTED, PROVEN = "best", "level", "different", "untested", "proven"
+"""Marks of a cell: the best of its block; not told apart from it; told apart; no test possible; a proven floor less
+than the best one, which is no estimate and needs no test."""
+FEWEST = 5  # images in common below which nothing is tested
+CHUNK = 2_000_000  # numbers resampled at once
+LEVEL_OF_TEST = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The better run's figure minus the other's over ``num_images`` common images, with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+    num_images: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return not self.low <= 0 <= self.high
+
+
+def paired_bootstrap(
+    statistic: Statistic, first: Array, second: Array, *, resamples: int = 1000, seed: int = 0
+) -> Difference:
+    """Return ``statistic(first) - statistic(second)`` with its 95 % percentile interval over images.
+
+    The same images are drawn for both (with replacement), so what makes an image hard for both cancels.
+
+    Args:
+        statistic: takes ``(B, N, C)``, B resamples of N images with C columns, returns ``(B,)``.
+        first, second: ``(N, C)``, row i of both being the same image.
+        resamples: number of resamples.
+        seed: of the resampling.
+    """
+    size = len(first)
+    generator = np.random.default_rng(seed)
+    found = []
+    for start in range(0, resamples, step := max(1, CHUNK // max(1, size * first.shape[1]))):
+        rows = generator.integers(0, size, (min(step, resamples - start), size))
+        found.append(_minus(statistic(first[rows]), statistic(second[rows])))
+    values = np.concatenate(found)
+    values = values[~np.isnan(values)]
+    tail = (1 - LEVEL_OF_TEST) / 2
+    # without interpolation, since deltas of abstained images are infinite
+    low = float(np.quantile(values, tail, method="lower")) if values.size else np.nan
+    high = float(np.quantile(values, 1 - tail, method="higher")) if values.size else np.nan
+    return Difference(float(_minus(statistic(first[None]), statistic(second[None]))[0]), low, high, size)
+
+
+def _minus(first: Array, second: Array) -> Array:
+    """Subtract; two equal infinities (both abstain) do not differ."""
+    with np.errstate(invalid="ignore"):
+        return np.where(first == second, 0.0, first - second)
+
+
+def pearson_of(columns: Array) -> Array:
+    """Return Pearson's correlation ``(B,)`` of the two columns ``(B, N, 2)``; NaN where one is constant."""
+    x, y = (columns[..., i] - columns[..., i].mean(axis=1, keepdims=True) for i in (0, 1))
+    norm = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(norm > 0, (x * y).sum(axis=1) / norm, np.nan)
+
+
+def spearman_of(columns: Array) -> Array:
+    """Return Spearman's correlation ``(B,)`` of the two columns ``(B, N, 2)``, average ranks for ties."""
+    return pearson_of(stats.rankdata(columns, axis=1))
+
+
+def median_of(columns: Array) -> Array:
+    """Return minus the median ``(B,)``, so that more is better."""
+    with np.errstate(invalid="ignore"):
+        return -np.median(columns[..., 0], axis=1)
+
+
+def gain_of(columns: Array) -> Array:
+    """Return minus the size of the mean gain ``(B,)``, so that more is better."""
+    return -np.abs(columns[..., 0].mean(axis=1))
+
+
+def correlated(run: ComparedRun, radius: float | None) -> pd.DataFrame:
+    """Return score and opinion score per image, both with higher = better."""
+    rows = run.clean[~run.clean.index.duplicated()]
+    turned = -1 if run.summary.get("mos_lower_better") else 1
+    return pd.DataFrame({"score": run.quality_sign * rows["score"].astype(float), "mos": turned * rows["mos"]})
+
+
+def deltas(run: ComparedRun, radius: float | None) -> pd.DataFrame:
+    """Return the certified delta per image at the radius, as a share of the range where there is one."""
+    rows = run.clean[np.isclose(run.clean["radius"].astype(float), np.nan if radius is None else radius)]
+    score, lower, upper = (rows[name].astype(float) for name in ("score", "lower", "upper"))
+    return pd.DataFrame({"delta": np.maximum(upper - score, score - lower) / width_of(run)})
+
+
+def gains(run: ComparedRun, radius: float | None) -> pd.DataFrame:
+    """Return the signed gain per image as a share of the range, of the worst attack where there are several."""
+    rows = run.attacked
+    gain = run.quality_sign * (rows["score_attacked"].astype(float) - rows["score"].astype(float)) / width_of(run)
+    order = np.argsort(-gain.abs().to_numpy(), kind="stable")
+    gain = gain.iloc[order]
+    return pd.DataFrame({"gain": gain[~gain.index.duplicated()]})
+
+
+def width_of(run: ComparedRun) -> float:
+    """Return the width of the metric's range, 1 where it has none."""
+    ends = run.score_range
+    return 1.0 if ends is None else ends[1] - ends[0]
+
+
+Reader = Callable[[ComparedRun, float | None], pd.DataFrame]
+TESTS: dict[str, tuple[Reader, Statistic]] = {
+    "srocc": (correlated, spearman_of),
+    "plcc": (correlated, pearson_of),
+    "delta": (deltas, median_of),
+    "delta_range": (deltas, median_of),
+    "gain": (gains, gain_of),
+}
+"""The columns that are tested: what is read of a run, and the statistic, of which more is better."""
+
+
+def block_of(run: ComparedRun) -> tuple[object, ...]:
+    """Return what runs must share to be ranked: data set, metric, and the images scored."""
+    return (*(str(run.summary.get(key)) for key in ("data", "metric", "data_fingerprint", "num_images")), run.images)
+
+
+def rivals(table: Table, key: str) -> list[list[int]]:
+    """Return the groups of rows that are ranked by a column; a group of one has no best."""
+    groups: dict[object, list[int]] = {}
+    for number, (run, row) in enumerate(zip(table.runs, table.rows, strict=True)):
+        value = row.get(key)
+        if not run.finished or run.random_weights or run.bare or not isinstance(value, int | float):
+            continue
+        group: tuple[object, ...] = block_of(run)
+        if key in ("delta", "delta_range", "certified_srocc"):
+            name = "joint_confidence" if key == "certified_srocc" else "confidence"
+            group += (value_of(run.summary, name),)
+        if key == "gain":
+            group += (attack_identity(run),)
+        groups.setdefault(group, []).append(number)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def marks_of(table: Table, *, resamples: int = 1000, seed: int = 0) -> dict[tuple[int, str], str]:
+    """Return the mark of each ranked cell, by (row, column).
+
+    Within a block (same data set, images and metric; for certificates the same confidence; for gains the same attack
+    with the same settings) the best value is marked, and each other one by whether the 95 % paired bootstrap interval
+    of its difference to the best, over the images both runs have, leaves out zero. Not ranked: the metric without a
+    defense, runs that did not finish, runs with random weights. A certified SROCC is a proven floor for these images,
+    not an estimate, and is not tested.
+    """
+    marks: dict[tuple[int, str], str] = {}
+    for column in table.columns:
+        if not column.best:
+            continue
+        for group in rivals(table, column.key):
+            marks |= _group_marks(table, column.key, column.best, group, resamples, seed)
+    return marks
+
+
+def _group_marks(
+    table: Table, key: str, direction: int, group: Sequence[int], resamples: int, seed: int
+) -> dict[tuple[int, str], str]:
+    def rank(number: int) -> float:
+        value = table.rows[number][key]
+        assert isinstance(value, int | float)
+        return -abs(value) if key == "gain" else direction * value
+
+    top = max(rank(number) for number in group)
+    if not np.isfinite(top):
+        return {}  # nothing was certified
+    marks: dict[tuple[int, str], str] = {}
+    best = [number for number in group if rank(number) == top]
+    for number in group:
+        if number in best:
+            mark = BEST
+        elif key not in TESTS:
+            mark = PROVEN
+        else:
+            found = compare(table.runs[best[0]], table.runs[number], key, table.radius, resamples, seed)
+            mark = UNTESTED if found is None else DIFFERENT if found.significant else LEVEL
+        marks[number, key] = mark
+    return marks
+
+
+def compare(
+    first: ComparedRun, second: ComparedRun, key: str, radius: float | None, resamples: int = 1000, seed: int = 0
+) -> Difference | None:
+    """Return the difference of two runs in a column over their common images; None where too few are common."""
+    read, statistic = TESTS[key]
+    if first.records.empty or second.records.empty:
+        return None
+    columns = [read(run, radius) for run in (first, second)]
+    common = sorted(set(columns[0].index) & set(columns[1].index))
+    if len(common) < FEWEST:
+        return None
+    one, two = (table.loc[common].to_numpy(float) for table in columns)
+    if np.isnan(one).any() or np.isnan(two).any():
+        return None
+    found = paired_bootstrap(statistic, one, two, resamples=resamples, seed=seed)
+    return None if np.isnan([found.low, found.high]).any() else found
+
+
+def explanation(resamples: int, seed: int) -> str:
+    """Return how to read the marks."""
+    return (
+        "Bold: best of its block, that is the runs of one data set, set of images and metric (for certified figures at "
+        "one confidence, for gains under the same attack with the same settings; for gains the least in size). "
+        "†: not told apart from the best one, the 95 % interval of their difference holds zero "
+        f"(paired bootstrap over the images both runs have, {resamples} resamples, seed {seed}, not corrected for the "
+        "number of comparisons, and the best was chosen on the same images). ‡: not tested, for want of common images "
+        "or records. Certified SROCC is a proven floor for these images, no estimate, so the highest is bold without "
+        "a test. Not ranked: metrics without a defense, runs that did not finish, random weights."
+    )
