@@ -469,7 +469,9 @@ def test_the_search_meets_the_worst_of_small_sets(certified):
 
 
 @pytest.mark.parametrize(
-    ("certified", "gap"), [(certified_srocc, 0.02), (certified_krocc, 0.06), (certified_plcc, 0.005)], ids=str
+    ("certified", "gap"),
+    [(certified_srocc, 0.02), (certified_krocc, 0.06), (certified_plcc, 0.005)],
+    ids=["srocc", "krocc", "plcc"],
 )
 def test_floor_and_lowest_found_are_close_on_a_set_of_two_hundred(certified, gap):
     rng = np.random.default_rng(16)
