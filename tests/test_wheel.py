@@ -45,5 +45,6 @@ def test_an_installed_wheel_runs_outside_the_checkout(tmp_path, mini_cache):
     )
     assert report.is_file()
     call(home / "bin" / "certiqa-evaluate", "debug=fast", "defense=none", "data.limit_test=2")
+    assert "2 runs: outputs/comparison/index.html" in call(home / "bin" / "certiqa-report", "outputs")
     call(home / "bin" / "certiqa-data", "sheet", "--types", "darken", "--out", "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 10_000

@@ -244,6 +244,8 @@ def test_resampled_statistics_are_those_of_scipy():
         expected = [theirs(part[:, 0], part[:, 1])[0] for part in columns]
         np.testing.assert_allclose(mine(columns), expected)
     assert significance.median_of(np.array([[[1.0], [np.inf], [np.inf]]]))[0] == -np.inf
+    ratio = [-np.median(part[:, 0]) / part[:, 1].std(ddof=1) for part in columns]
+    np.testing.assert_allclose(significance.median_of_sd(columns), ratio)
     abstained = np.full((10, 1), np.inf)
     both = paired_bootstrap(significance.median_of, abstained, abstained, resamples=20, seed=0)
     assert (both.low, both.high) == (0, 0)
@@ -259,6 +261,9 @@ def test_best_is_marked_and_the_rest_is_tested(sweep):
     runs = gather([sweep])
     assert marks_by_name(runs, "srocc") == {"good": "best", "jpeg": "level", "bad": "different"}
     assert marks_by_name(runs, "delta_range") == {"good": "best", "bad": "different"}
+    rows = by_name(build_table(runs))
+    least = min(("good", "bad"), key=lambda name: rows[name]["delta_sd"])
+    assert [name for name, mark in marks_by_name(runs, "delta_sd").items() if mark == "best"] == [least]
     assert marks_by_name(runs, "gain") == {"good": "best", "bad": "different"}  # jpeg met other attacks
     assert marks_by_name(runs, "certified_srocc") == {"good": "best", "bad": "proven"}
 
@@ -355,15 +360,25 @@ def test_figures_say_how_to_read_them_and_skip_meaningless_runs(sweep):
     runs = gather([sweep])
     pages = {run.key: f"runs/{run.key}.html" for run in runs} | {"bad": None}
     found = {plot.key: plot for plot in figures(build_table(runs), pages)}
-    assert list(found) == ["frontier-0", "trade-0", "measured"]
+    assert list(found) == ["frontier-0", "trade-0", "measured-0"]
     assert all(len(plot.caption) > 150 for plot in found.values())
     assert "One line per run (2)" in found["frontier-0"].caption
-    assert "(4)" in found["measured"].caption
+    assert "(4)" in found["measured-0"].caption
     assert 'href="runs/good.html"' in found["trade-0"].svg
     everything = " ".join(plot.svg for plot in found.values())
     assert "runs/random.html" not in everything
     assert "runs/bad.html" not in everything
     assert "runs/cut.html" not in everything
+
+
+def test_each_metric_and_data_set_has_figures_of_its_own(tmp_path, write_run):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", metric="other", score_range=(0.0, 100.0))
+    write_run(tmp_path / "c", data="koniq")
+    titles = [plot.title for plot in figures(build_table(gather([tmp_path])))]
+    assert len(titles) == len(set(titles)) == 6
+    assert "SROCC against certified radius: other on mini" in titles
+    assert "Correlation against certificate: mini on koniq" in titles
 
 
 def test_only_points_within_the_radius_are_filled(tmp_path, write_run, monkeypatch):

@@ -86,7 +86,8 @@ NATIVE_DELTA = Column(
 CERTIFIED_COLUMNS = (
     Column("delta_range", "Delta / range", CERTIFIED, "median certified delta as a share of the metric's range",
            percent, -1),
-    Column("delta_sd", "Delta / sd", CERTIFIED, "median certified delta over the sd of the defended scores", percent),
+    Column("delta_sd", "Delta / sd", CERTIFIED, "median certified delta over the sd of the defended scores",
+           percent, -1),
     Column("abstention", "Abstention", CERTIFIED, "share of the images that could not be certified", percent),
     Column("certified_srocc", "SROCC ≥", CERTIFIED, "proven floor of SROCC, whatever perturbation each image gets",
            decimal, +1),

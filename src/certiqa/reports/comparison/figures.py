@@ -28,13 +28,13 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1)), (0, (8, 3)))
 REST = plots.MUTED
 LONGEST = 22  # characters of a name in a legend
-SETS = 3  # data sets with a figure of their own
+BLOCKS = 6  # metrics on data sets with figures of their own
 WIDTH, HEIGHT = 5.4, 4.0
 
 
 @dataclass(frozen=True)
 class Series:
-    """How the runs of one defense (and metric) are drawn."""
+    """How the runs of one defense are drawn."""
 
     name: str
     color: str
@@ -43,7 +43,7 @@ class Series:
 
 
 Pages = Mapping[str, str | None] | None
-Styles = dict[tuple[str, str], Series]
+Styles = dict[str, Series]
 
 
 def drawn_runs(table: Table) -> list[ComparedRun]:
@@ -52,13 +52,11 @@ def drawn_runs(table: Table) -> list[ComparedRun]:
 
 
 def series_of(runs: Sequence[ComparedRun]) -> Styles:
-    """Return how each family of runs is drawn, the same in all figures; the smallest families share grey."""
-    several = len({str(run.summary.get("metric")) for run in runs}) > 1
+    """Return how each defense is drawn, the same in all figures; the least frequent ones share grey."""
     sizes = Counter(family(run) for run in runs)
     order = sorted(sizes, key=lambda name: (-sizes[name], name))
     kept = order if len(order) <= len(OKABE_ITO) else order[: len(OKABE_ITO) - 1]
-    names = {name: " · ".join(_short(part) for part in (name if several else name[1:])) for name in order}
-    found = {name: Series(names[name], OKABE_ITO[i], MARKERS[i], DASHES[i]) for i, name in enumerate(kept)}
+    found = {name: Series(_short(name), OKABE_ITO[i], MARKERS[i], DASHES[i]) for i, name in enumerate(kept)}
     rest = Series(f"{len(order) - len(kept)} others", REST, ".", ":")
     return {name: found.get(name, rest) for name in order}
 
@@ -68,25 +66,31 @@ def _short(name: str) -> str:
     return (name if len(name) <= LONGEST else name[: LONGEST - 1] + "…").replace("$", r"\$")
 
 
-def family(run: ComparedRun) -> tuple[str, str]:
-    """Return what is drawn alike: the runs of one metric and one defense."""
-    return str(run.summary.get("metric")), "no defense" if run.bare else str(run.summary.get("defense"))
+def family(run: ComparedRun) -> str:
+    """Return what is drawn alike: the runs of one defense."""
+    return "no defense" if run.bare else str(run.summary.get("defense"))
 
 
 def figures(table: Table, pages: Pages = None) -> list[plots.Plot]:
-    """Return every figure that these runs have data for, in reading order; ``pages``: where a run's points lead."""
+    """Return every figure that these runs have data for, in reading order; ``pages``: where a run's points lead.
+
+    Each metric on each data set has its own, the ``BLOCKS`` with most runs.
+    """
     runs = drawn_runs(table)
-    by_data: dict[str, list[ComparedRun]] = {}
+    blocks: dict[tuple[str, str], list[ComparedRun]] = {}
     for run in runs:
-        by_data.setdefault(str(run.summary.get("data")), []).append(run)
-    largest = sorted(by_data, key=lambda name: (-len(by_data[name]), name))[:SETS]
+        blocks.setdefault((str(run.summary.get("metric")), str(run.summary.get("data"))), []).append(run)
+    largest = sorted(blocks, key=lambda name: (-len(blocks[name]), name))
     styles = series_of(runs)
     found: list[plots.Plot | None] = []
-    for number, name in enumerate(largest):
-        title = f", {name}" if len(by_data) > 1 else ""
-        found.append(frontier_plot(by_data[name], styles, f"frontier-{number}", title))
-        found.append(trade_plot(by_data[name], styles, table.radius, pages, f"trade-{number}", title))
-    found.append(measured_plot(runs, styles, table.radius, pages))
+    for number, (metric, data) in enumerate(largest[:BLOCKS]):
+        title = f": {metric} on {data}" if len(blocks) > 1 else ""
+        if number == BLOCKS - 1 and len(blocks) > BLOCKS:
+            title += f" (the last of the {BLOCKS} largest groups of {len(blocks)})"
+        block = blocks[metric, data]
+        found.append(frontier_plot(block, styles, f"frontier-{number}", title))
+        found.append(trade_plot(block, styles, table.radius, pages, f"trade-{number}", title))
+        found.append(measured_plot(block, styles, table.radius, pages, f"measured-{number}", title))
     return [plot for plot in found if plot is not None]
 
 
@@ -192,7 +196,12 @@ def trade_plot(
 
 @plots.styled()
 def measured_plot(
-    runs: Sequence[ComparedRun], styles: Styles, radius: float | None, pages: Pages = None, key: str = "measured"
+    runs: Sequence[ComparedRun],
+    styles: Styles,
+    radius: float | None,
+    pages: Pages = None,
+    key: str = "measured",
+    title: str = "",
 ) -> plots.Plot | None:
     """Return the change that attacks made to the median image against the certified delta of the median image."""
     points, bare, unranged = [], [], 0
@@ -252,7 +261,7 @@ def measured_plot(
     )
     caption += "Attacks differ between runs: the table says which and how strong."
     caption += f" Left out: {unranged} runs whose metric states no range." if unranged else ""
-    return plots.Plot(key, "Measured against proven", plots.svg_of(figure, key), caption)
+    return plots.Plot(key, f"Measured against proven{title}", plots.svg_of(figure, key), caption)
 
 
 def _axes() -> tuple[Any, Axes]:

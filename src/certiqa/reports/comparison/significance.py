@@ -92,6 +92,12 @@ def median_of(columns: Array) -> Array:
         return -np.median(columns[..., 0], axis=1)
 
 
+def median_of_sd(columns: Array) -> Array:
+    """Return minus the median of the first column over the deviation (ddof 1) of the second, ``(B,)``."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return -np.median(columns[..., 0], axis=1) / np.std(columns[..., 1], axis=1, ddof=1)
+
+
 def gain_of(columns: Array) -> Array:
     """Return minus the size of the mean gain ``(B,)``, so that more is better."""
     return -np.abs(columns[..., 0].mean(axis=1))
@@ -105,10 +111,11 @@ def correlated(run: ComparedRun, radius: float | None) -> pd.DataFrame:
 
 
 def deltas(run: ComparedRun, radius: float | None) -> pd.DataFrame:
-    """Return the certified delta per image at the radius, as a share of the range where there is one."""
+    """Return certified delta and score per image at the radius, as shares of the range where there is one."""
     rows = run.clean[np.isclose(run.clean["radius"].astype(float), np.nan if radius is None else radius)]
     score, lower, upper = (rows[name].astype(float) for name in ("score", "lower", "upper"))
-    return pd.DataFrame({"delta": np.maximum(upper - score, score - lower) / width_of(run)})
+    width = width_of(run)
+    return pd.DataFrame({"delta": np.maximum(upper - score, score - lower) / width, "score": score / width})
 
 
 def gains(run: ComparedRun, radius: float | None) -> pd.DataFrame:
@@ -132,6 +139,7 @@ TESTS: dict[str, tuple[Reader, Statistic]] = {
     "plcc": (correlated, pearson_of),
     "delta": (deltas, median_of),
     "delta_range": (deltas, median_of),
+    "delta_sd": (deltas, median_of_sd),
     "gain": (gains, gain_of),
 }
 """The columns that are tested: what is read of a run, and the statistic, of which more is better."""
@@ -150,7 +158,7 @@ def rivals(table: Table, key: str) -> list[list[int]]:
         if not run.finished or run.random_weights or run.bare or not isinstance(value, int | float):
             continue
         group: tuple[object, ...] = block_of(run)
-        if key in ("delta", "delta_range", "certified_srocc"):
+        if key in ("delta", "delta_range", "delta_sd", "certified_srocc"):
             name = "joint_confidence" if key == "certified_srocc" else "confidence"
             group += (value_of(run.summary, name),)
         if key == "gain":
