@@ -8,6 +8,7 @@ import os
 import secrets
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,10 @@ class WandbTracker(WandbLogger):
 
         log.warning("W&B cannot be reached", exc_info=error)
         self.say(f"W&B cannot be reached, the rest is kept here: {first_line(error)}", style="yellow", soft_wrap=True)
-        wandb.teardown(exit_code=1)  # its service still holds the id
+        with suppress(
+            Exception
+        ):  # W&B's service still holds the id; it may be dead itself, on a machine that is cleared
+            wandb.teardown(exit_code=1)
         wandb.setup(settings=wandb.Settings(silent=True))
         self._start("offline")
 
@@ -198,8 +202,6 @@ class WandbTracker(WandbLogger):
             self._send(summary)
         except Exception as error:
             try:
-                if self._experiment.settings.mode != "online":
-                    raise
                 self._finish("failed" if summary.get("status") == "failed" else "interrupted")
                 self._go_offline(error)
                 self._send(summary)
@@ -283,14 +285,13 @@ class WandbTracker(WandbLogger):
             if status == "preempted":
                 run.mark_preempting()
             run.finish(exit_code=EXIT_CODES[status])
+            if mode == "online":
+                state = self._state()
+                state["unsent"] = [name for name in state.get("unsent", []) if name != self._relative(sync_dir)]
+                self._write_state(state)
         except Exception as error:
             log.warning("W&B", exc_info=error)
             self.say(f"W&B does not have all of this run: {first_line(error)}", style="yellow", soft_wrap=True)
-            return
-        if mode == "online":
-            state = self._state()
-            state["unsent"] = [name for name in state.get("unsent", []) if name != self._relative(sync_dir)]
-            self._write_state(state)
 
     def unsent(self) -> list[Path]:
         """Return the folders of those parts of the run that W&B does not have."""
