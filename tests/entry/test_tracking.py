@@ -343,7 +343,7 @@ def service_of_this_process():
 @pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="finds W&B's service in /proc")
 def test_a_dead_service_of_wandb_stops_nothing_and_loses_no_result(no_key, tmp_path, capsys):
     tracker = WandbTracker(tmp_path)
-    tracker.open()
+    tracker.open({"sigma": 0.1})
     time.sleep(1.1)  # W&B names its folders by the second
     os.kill(service_of_this_process(), signal.SIGKILL)
     time.sleep(0.5)
@@ -352,9 +352,9 @@ def test_a_dead_service_of_wandb_stops_nothing_and_loses_no_result(no_key, tmp_p
     tracker.close("finished")
     assert "the rest is kept here" in capsys.readouterr().out
     assert len(tracker.unsent()) == 2
-    first, second = wandb_files(tmp_path)
-    assert first.run.run_id == second.run.run_id
-    assert (second.summary["srocc"], second.exit_code) == (0.5, 0)
+    _, second = wandb_files(tmp_path)  # what the dead service had not written is lost, it is in metrics.csv
+    assert second.run.run_id == json.loads((tmp_path / "wandb.json").read_text())["id"]
+    assert (second.config["sigma"], second.summary["srocc"], second.exit_code) == (0.1, 0.5, 0)
 
 
 def test_other_ranks_log_nothing(no_key, tmp_path):

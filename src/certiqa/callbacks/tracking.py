@@ -79,6 +79,7 @@ class WandbTracker(WandbLogger):
         self.finish_timeout = finish_timeout
         self.say = Console().print
         self._opened = False
+        self._config: dict[str, Any] = {}
         super().__init__(
             name=self.folder.name,
             save_dir=str(self.folder),
@@ -110,6 +111,7 @@ class WandbTracker(WandbLogger):
         import wandb
 
         mode = self.choose_mode()
+        self._config = dict(config or {})
         try:
             self._start(mode)
         except Exception as error:
@@ -118,8 +120,6 @@ class WandbTracker(WandbLogger):
             self._go_offline(error)
         run = self._experiment
         assert run is not None
-        if config:
-            run.config.update(dict(config), allow_val_change=True)
         if run.settings.mode == "online":
             self.say(f"W&B: {run.url}", soft_wrap=True)
         elif mode == "offline" and self.mode is None:
@@ -155,6 +155,7 @@ class WandbTracker(WandbLogger):
         options = {**self._wandb_init, "id": run_id, "mode": mode, "resume": "allow", "settings": settings}
         self._experiment = run = wandb.init(**options, reinit="finish_previous")
         self._opened = True
+        run.config.update(self._config, allow_val_change=True)
         self._id = run_id
         if mode == "disabled":
             return
@@ -170,9 +171,7 @@ class WandbTracker(WandbLogger):
 
         log.warning("W&B cannot be reached", exc_info=error)
         self.say(f"W&B cannot be reached, the rest is kept here: {first_line(error)}", style="yellow", soft_wrap=True)
-        with suppress(
-            Exception
-        ):  # W&B's service still holds the id; it may be dead itself, on a machine that is cleared
+        with suppress(Exception):  # W&B's service holds the id; on a machine that is cleared it may be dead itself
             wandb.teardown(exit_code=1)
         wandb.setup(settings=wandb.Settings(silent=True))
         self._start("offline")
