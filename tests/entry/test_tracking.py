@@ -329,6 +329,34 @@ def test_a_folder_has_one_wandb_run_however_often_it_is_continued(no_key, tmp_pa
     assert len(tracker.unsent()) == 1, "what `wandb sync` has sent is not named again"
 
 
+def service_of_this_process():
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue  # it has ended meanwhile
+        if words[0].endswith("wandb-core") and str(os.getpid()) in words:
+            return int(path.parent.name)
+    raise AssertionError("W&B's service does not run")
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="finds W&B's service in /proc")
+def test_a_dead_service_of_wandb_stops_nothing_and_loses_no_result(no_key, tmp_path, capsys):
+    tracker = WandbTracker(tmp_path)
+    tracker.open({"sigma": 0.1})
+    time.sleep(1.1)  # W&B names its folders by the second
+    os.kill(service_of_this_process(), signal.SIGKILL)
+    time.sleep(0.5)
+    tracker.log_metrics({"train/loss": 1.0}, 0)
+    tracker.publish({"status": "finished", "srocc": 0.5})
+    tracker.close("finished")
+    assert "the rest is kept here" in capsys.readouterr().out
+    assert len(tracker.unsent()) == 2
+    _, second = wandb_files(tmp_path)  # what the dead service had not written is lost, it is in metrics.csv
+    assert second.run.run_id == json.loads((tmp_path / "wandb.json").read_text())["id"]
+    assert (second.config["sigma"], second.summary["srocc"], second.exit_code) == (0.1, 0.5, 0)
+
+
 def test_other_ranks_log_nothing(no_key, tmp_path):
     no_key.setattr(rank_zero_only, "rank", 1)
     tracker = WandbTracker(tmp_path)

@@ -8,6 +8,7 @@ import os
 import secrets
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ class WandbTracker(WandbLogger):
         self.finish_timeout = finish_timeout
         self.say = Console().print
         self._opened = False
+        self._config: dict[str, Any] = {}
         super().__init__(
             name=self.folder.name,
             save_dir=str(self.folder),
@@ -109,6 +111,7 @@ class WandbTracker(WandbLogger):
         import wandb
 
         mode = self.choose_mode()
+        self._config = dict(config or {})
         try:
             self._start(mode)
         except Exception as error:
@@ -117,8 +120,6 @@ class WandbTracker(WandbLogger):
             self._go_offline(error)
         run = self._experiment
         assert run is not None
-        if config:
-            run.config.update(dict(config), allow_val_change=True)
         if run.settings.mode == "online":
             self.say(f"W&B: {run.url}", soft_wrap=True)
         elif mode == "offline" and self.mode is None:
@@ -154,6 +155,7 @@ class WandbTracker(WandbLogger):
         options = {**self._wandb_init, "id": run_id, "mode": mode, "resume": "allow", "settings": settings}
         self._experiment = run = wandb.init(**options, reinit="finish_previous")
         self._opened = True
+        run.config.update(self._config, allow_val_change=True)
         self._id = run_id
         if mode == "disabled":
             return
@@ -169,7 +171,8 @@ class WandbTracker(WandbLogger):
 
         log.warning("W&B cannot be reached", exc_info=error)
         self.say(f"W&B cannot be reached, the rest is kept here: {first_line(error)}", style="yellow", soft_wrap=True)
-        wandb.teardown(exit_code=1)  # its service still holds the id
+        with suppress(Exception):  # W&B's service holds the id; on a machine that is cleared it may be dead itself
+            wandb.teardown(exit_code=1)
         wandb.setup(settings=wandb.Settings(silent=True))
         self._start("offline")
 
@@ -198,8 +201,6 @@ class WandbTracker(WandbLogger):
             self._send(summary)
         except Exception as error:
             try:
-                if self._experiment.settings.mode != "online":
-                    raise
                 self._finish("failed" if summary.get("status") == "failed" else "interrupted")
                 self._go_offline(error)
                 self._send(summary)
@@ -283,14 +284,13 @@ class WandbTracker(WandbLogger):
             if status == "preempted":
                 run.mark_preempting()
             run.finish(exit_code=EXIT_CODES[status])
+            if mode == "online":
+                state = self._state()
+                state["unsent"] = [name for name in state.get("unsent", []) if name != self._relative(sync_dir)]
+                self._write_state(state)
         except Exception as error:
             log.warning("W&B", exc_info=error)
             self.say(f"W&B does not have all of this run: {first_line(error)}", style="yellow", soft_wrap=True)
-            return
-        if mode == "online":
-            state = self._state()
-            state["unsent"] = [name for name in state.get("unsent", []) if name != self._relative(sync_dir)]
-            self._write_state(state)
 
     def unsent(self) -> list[Path]:
         """Return the folders of those parts of the run that W&B does not have."""
