@@ -15,11 +15,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import wandb
+from omegaconf import OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from certiqa.callbacks import WandbTracker
 from certiqa.entry import tracking
 from certiqa.entry.dashboard import main as dashboard_command
+from certiqa.entry.identity import SWEEP, register_resolvers
 from certiqa.errors import UserError
 from certiqa.evaluation.tracked import attack_rows, flat_summary, radius_curves, record_rows
 from certiqa.reports.dashboard import PINNED, dashboard, workspace
@@ -329,6 +331,25 @@ def test_a_folder_has_one_wandb_run_however_often_it_is_continued(no_key, tmp_pa
     assert len(tracker.unsent()) == 1, "what `wandb sync` has sent is not named again"
 
 
+def test_offline_is_explained_only_where_it_was_not_asked_for(no_key, tmp_path, capsys):
+    assert WandbTracker(tmp_path).choose_mode() == "offline"
+    assert "there is no key" in capsys.readouterr().out
+    wandb.teardown()
+    no_key.setenv("WANDB_MODE", "offline")
+    assert WandbTracker(tmp_path).choose_mode() == "offline"
+    assert WandbTracker(tmp_path, mode="disabled").choose_mode() == "disabled"
+    assert capsys.readouterr().out == ""
+
+
+def test_a_sweep_names_the_group_of_its_jobs(monkeypatch):
+    config = OmegaConf.load(ROOT / "conf" / "logger" / "wandb.yaml")
+    register_resolvers()
+    monkeypatch.delenv(SWEEP, raising=False)
+    assert config.group is None
+    monkeypatch.setenv(SWEEP, "train-mini_sweep-0123abcd")
+    assert config.group == "train-mini_sweep-0123abcd"
+
+
 def service_of_this_process():
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -392,8 +413,6 @@ def test_online_without_a_key_and_a_wrong_key_say_what_to_do(no_key, tmp_path):
 
 
 def test_a_missing_tensorboard_is_named(monkeypatch):
-    from omegaconf import OmegaConf
-
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
     node = {"tensorboard": {"_target_": "pytorch_lightning.loggers.TensorBoardLogger"}, "project": "x"}
     with pytest.raises(UserError, match=r"pip install 'certiqa\[tensorboard\]'"):

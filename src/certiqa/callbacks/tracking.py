@@ -122,8 +122,6 @@ class WandbTracker(WandbLogger):
         assert run is not None
         if run.settings.mode == "online":
             self.say(f"W&B: {run.url}", soft_wrap=True)
-        elif mode == "offline" and self.mode is None:
-            self.say("W&B: offline, there is no key (`wandb login`, or WANDB_API_KEY)", soft_wrap=True)
 
     def choose_mode(self) -> str:
         """Return the mode of this machine and these options; never asks for a key."""
@@ -142,6 +140,8 @@ class WandbTracker(WandbLogger):
                 "logger.mode=online, but there is no key for W&B; give one with `wandb login` or WANDB_API_KEY, or set "
                 "logger.mode=offline"
             )
+        if not has_key:
+            self.say("W&B: offline, there is no key (`wandb login`, or WANDB_API_KEY)", soft_wrap=True)
         return "online" if has_key else "offline"
 
     def _start(self, mode: str) -> None:
