@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from certiqa.entry.checks import check_job
-from certiqa.entry.identity import NOT_SEMANTIC, config_hash, flat_identity
+from certiqa.entry.identity import NOT_SEMANTIC, SWEEP, config_hash, flat_identity
 from certiqa.errors import UserError
 from certiqa.storage.files import write_aside
 
@@ -83,6 +84,7 @@ class Sweep:
         choice = OmegaConf.to_container(config.hydra.runtime.choices).get("experiment")  # type: ignore[union-attr]
         name = f"{self.task}-{choice or 'sweep'}-{sweep_hash(config)}"
         self.folder = Path(config.paths.outputs) / "sweeps" / name
+        os.environ[SWEEP] = name  # W&B groups the sweep's runs by it
         self.earlier = earlier_cells(self.folder.parent, self.task)
 
     def plan(self, job_overrides: Sequence[Sequence[str]], first_number: int) -> list[Job]:
