@@ -93,6 +93,7 @@ def test_a_transfer_attack_is_another_one(tmp_path, mini_cache):
     assert list((only_folder(tmp_path) / "gallery").glob("*purified.png")), "the gallery shows it"
 
 
+@pytest.mark.full
 def test_a_set_attack_runs_after_all_images_and_goes_on_where_it_stopped(tmp_path, mini_cache):
     options = ["attack=sma", "attack.plan=reverse", "attack.steps=4", "defense=none"]
     evaluate(tmp_path, *options)

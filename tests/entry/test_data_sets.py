@@ -101,6 +101,7 @@ def evaluated(name, roots, outputs, weights):
 SCALES = {"kadid": [1, 5], "spaq": [0, 100], "folder": [1, 5]}
 
 
+@pytest.mark.full
 def test_koniq_is_trained_on_evaluated_and_continued(roots, tmp_path):
     folder, summary, done = trained("koniq", roots, tmp_path)
     assert summary["num_images"] == 4

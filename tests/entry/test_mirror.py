@@ -16,7 +16,6 @@ from torch import nn
 from certiqa.data import registry
 from certiqa.data.images import ImageDataset, ImageRecord
 from certiqa.entry import identity, pipeline
-from certiqa.entry.preemption import Preemption
 from certiqa.errors import UserError
 from certiqa.metrics import FrozenMetric, require_metric
 from certiqa.reports import comparison_table
@@ -91,7 +90,6 @@ def run(metric, folder, *overrides, name="train"):
         HydraConfig.instance().set_config(config)
         config.paths.run = str(folder)
         patch.setattr(pipeline, "build_metric", lambda _: require_metric(metric))
-        patch.setattr(pipeline, "stop_on_sigterm", Preemption)  # the handler would outlive the test
         folder.mkdir()
         pipeline.run(config)
     return folder

@@ -196,6 +196,7 @@ def test_unknown_names_are_answered_with_the_nearest(capsys):
     assert "Did you mean 'dbcnn'?" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_your_own_metric_in_ten_lines_runs_as_the_docs_say(tmp_path, mini_cache):
     text = (ROOT / "docs" / "metrics.md").read_text()
     code = re.search(r"```python\n(from torch import nn.*?)```", text, re.DOTALL).group(1)
