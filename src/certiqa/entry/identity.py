@@ -124,10 +124,10 @@ def register_resolvers() -> None:
 
 def sweep_group() -> str | None:
     """Return the name of the sweep that the job belongs to, the same when it is run again; None outside sweeps."""
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
-        return None
     if named := os.environ.get(SWEEP):
         return named
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
     experiment = HydraConfig.get().runtime.choices.get("experiment")
     return f"{HydraConfig.get().job.config_name}-{experiment or 'sweep'}"
 
