@@ -92,11 +92,29 @@ def test_every_command_is_one_that_there_is(words, needs):
         assert words[0] in ("export", "pip", "source", "wandb", "apt-get", "squeue", "sbatch", "cd", "tail"), words
 
 
-SMALL = [
-    *("data.limit_test=2", "data.eval_batch_size=2", "num_samples=50", "certification.radii=[0.06]"),
-    *("certification.radius=0.06",),
-]
-SMALL_TRAINING = ["trainer.max_steps=2", "trainer.val_check_interval=2", "data.limit_validation=2"]
+SMALL = {
+    "data.limit_test": 2,
+    "data.eval_batch_size": 2,
+    "num_samples": 50,
+    "certification.radii": "[0.03]",
+    "certification.radius": 0.03,
+    "attack.queries": 10,
+}
+SMALL_TRAINING = {"trainer.max_steps": 2, "trainer.val_check_interval": 2, "data.limit_validation": 2}
+
+
+def in_small(words, config):
+    """Return a command's options with what makes it small; a sweep has two values of its first list, one of others."""
+    options = {word.split("=")[0]: word for word in words if "=" in word}
+    small = {**SMALL, **(SMALL_TRAINING if words[0] == "train.py" else {})}
+    if {"certification.radii", "num_samples"} & set(options):  # chosen for one another
+        small = {key: value for key, value in small.items() if not key.startswith(("certification.", "num_"))}
+    options |= {key: f"{key}={value}" for key, value in small.items() if has(config, key)}
+    lists = [key for key, word in options.items() if re.search(r"=[^\[{]*,", word)]
+    for place, key in enumerate(lists):
+        name, values = options[key].split("=", 1)
+        options[key] = f"{name}={','.join(values.split(',')[: 2 if place == 0 else 1])}"
+    return [*(word for word in words[1:] if "=" not in word), *options.values()]
 
 
 @pytest.mark.full
@@ -114,13 +132,8 @@ def test_commands_run_in_small(words, needs, tmp_path, mini_cache):
     config = composed(words[1:])
     if missing := what_it_needs(config):
         pytest.skip(f"needs {missing}")
-    given = {word.lstrip("+~").split("=")[0] for word in words}
-    small = [*SMALL, *(SMALL_TRAINING if words[1] == "train.py" else [])]
-    small = [word for word in small if word.split("=")[0] not in given and has(config, word.split("=")[0])]
-    if {"certification.radii", "num_samples"} & given:
-        small = [word for word in small if not word.startswith("certification.")]
     done = subprocess.run(
-        [sys.executable, ROOT / words[1], *words[2:], *small, f"paths.outputs={tmp_path / 'outputs'}"],
+        [sys.executable, ROOT / words[1], *in_small(words[1:], config), f"paths.outputs={tmp_path / 'outputs'}"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
