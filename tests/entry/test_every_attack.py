@@ -11,15 +11,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from certiqa.attacks import ATTACKS, UniversalAttack, load_attack
+from certiqa.attacks import ATTACKS, SetAttack, UniversalAttack, load_attack
 from certiqa.data import load_dataset
 from certiqa.entry import identity
 from certiqa.entry.pipeline import run
 from certiqa.metrics import load_metric
 
 CONF = Path(__file__).parents[2] / "conf"
-QUICK = {"queries": 12, "steps": 2, "members": 4, "pairs": 2}
-IMAGES = 2
+QUICK = {"queries": 12, "steps": 2, "members": 4, "pairs": 2, "score_samples": 2, "plan_steps": 20}
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +41,11 @@ def patterns(tmp_path_factory, mini_cache):
 @pytest.mark.parametrize("defense", ["none", "jpeg", "ms"])
 @pytest.mark.parametrize("name", [*ATTACKS, "suite_quick"])
 def test_evaluate_runs_every_attack_against_every_kind_of_defense(name, defense, tmp_path, mini_cache, patterns):
+    images = 3 if issubclass(ATTACKS.get(name, object), SetAttack) else 2  # a ranking has three at least
     identity.register_resolvers()
     options = [
         *(f"attack={name}", f"defense={defense}", f"data.cache={mini_cache}", f"paths.outputs={tmp_path}"),
-        *(f"data.limit_test={IMAGES}", "num_samples=50", "certification.radii=[0.06]"),
+        *(f"data.limit_test={images}", "num_samples=50", "certification.radii=[0.06]"),
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("evaluate", options, return_hydra_config=True)
@@ -69,9 +69,11 @@ def test_evaluate_runs_every_attack_against_every_kind_of_defense(name, defense,
     assert table["failure"].isna().all()
     for attack in wanted:
         rows = table[table["attack"] == attack]
-        assert len(rows) == IMAGES
+        assert len(rows) == images
         assert rows[["score_attacked", "linf", "score_noise", "score_attacked_undefended"]].notna().all().all()
-        assert (rows["linf"] > 0).all() or not ATTACKS[attack].uses_gradient
+        # an image may stand at its target already, and a small l2 radius be lost on JPEG
+        set_attack = issubclass(ATTACKS[attack], SetAttack)
+        assert set_attack or (rows["linf"] > 0).all() or not ATTACKS[attack].uses_gradient
         eps = getattr(load_attack(attack), "eps", 0)
         if ATTACKS[attack].norm == "linf":
             assert (rows["linf"] <= eps + 1e-6).all()
