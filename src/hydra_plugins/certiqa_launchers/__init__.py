@@ -213,7 +213,8 @@ class LocalLauncher(ProcessLauncher):
 
         check_processes(self.params, jobs)
         executor = submitit.LocalExecutor(folder=sweep.folder / "jobs" / "%j")
-        waiting, running = list(jobs), dict[int, tuple[Any, Job]]()
+        waiting = list(jobs)
+        running: dict[int, tuple[Any, Job]] = {}
         with stopping_on_signals():
             try:
                 while waiting or running:
