@@ -144,3 +144,10 @@ def test_siblings_are_compared_at_one_budget(sibling, expected):
     white = {"mae": 0.3, "gradient_calls": 10, "forward_calls": 1, "linf_mean": 4 / 255}
     found = sibling_warnings({"ifgsm": white, "other": {"linf_mean": 4 / 255, **sibling}})
     assert [expected in warning for warning in found] == ([] if expected is None else [True])
+
+
+def test_an_attack_held_against_a_certificate_uses_its_radius_even_where_no_step_helps():
+    metric = FrozenMetric(Masked(), name="tested", score_range=(0, 1))
+    attacked = load_attack("pgd_l2", eps=0.06, steps=3)(metric, GREY)
+    lengths = (attacked - GREY).flatten(1).norm(dim=1)
+    assert bool((lengths >= 0.9 * 0.06).all())

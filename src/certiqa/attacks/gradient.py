@@ -27,6 +27,7 @@ class GradientAttack(Attack):
     """
 
     modifier: Sign
+    may_stay = True  # where no step does better, the image itself is the answer
 
     def __init__(
         self,
@@ -68,9 +69,9 @@ class GradientAttack(Attack):
         self.modifier.reset()
         attacked = self.start(target, images)
         keeper = Best(target, images) if self.best else None
-        for _ in range(self.steps):
+        for step in range(self.steps):
             values, gradient = target.gradient(attacked)
-            if keeper:
+            if keeper and (step or self.may_stay):
                 keeper.see(attacked, values)
             attacked = self.project(attacked + self.step_size * self.modifier(gradient), images)
         if keeper is None:
@@ -182,6 +183,7 @@ class PGDL2(GradientAttack):
     name = "pgd_l2"
     norm = "l2"
     rounds = False
+    may_stay = False  # what is held against a certificate uses its radius
 
     def __init__(
         self, eps: float = 0.06, *, steps: int = 20, step_size: float | None = None, **options: object
