@@ -15,6 +15,7 @@ from certiqa.entry import identity
 from certiqa.entry.pipeline import run
 from certiqa.errors import UserError
 from certiqa.evaluation import srocc
+from certiqa.reports.study import write_study_report
 from certiqa.studies import PurificationStudy, grid, study_figures
 from certiqa.studies.figures import best_strengths
 
@@ -132,6 +133,25 @@ def test_figures_and_the_best_strength(tmp_path, curved_metric, batches):
     assert best["flip"] == ""
 
 
+@pytest.mark.parametrize(("count", "drawn"), [(2, 0), (5, 2)], ids=["two images", "no opinion scores"])
+def test_a_page_without_correlations_or_a_range(tmp_path, curved_metric, batches, count, drawn):
+    records = study().run(curved_metric, batches, tmp_path)
+    kept = records[records["image_id"].isin(records["image_id"].unique()[:count])].assign(mos=np.nan)
+    curved_metric.score_range = None
+    figures = study_figures(kept, curved_metric)
+    assert ("robust_clear_srocc_clear" in figures) == (count > 2)
+    assert "robust_clear_srocc_mos" not in figures
+    best = best_strengths(figures)
+    facts = dict.fromkeys(("name", "weights", "metric", "data", "direction", "seed", "status"), "")
+    facts |= {"score_range": None, "pseudo_mos": False, "attacks": {}, "best": best, "unavailable": []}
+    figures.to_csv(tmp_path / "study.csv", index=False)
+    (tmp_path / "study.json").write_text(json.dumps(facts))
+    page = write_study_report(tmp_path).read_text()
+    assert page.count("<svg") == drawn
+    assert "in the metric&#39;s own units" in page
+    assert "%</td>" not in page
+
+
 def test_the_command_leaves_a_table_and_a_page_and_goes_on(tmp_path, mini_cache, capsys):
     identity.register_resolvers()
     options = ["experiment=purification_quick", "data.limit_test=3", f"data.cache={mini_cache}"]
@@ -145,7 +165,7 @@ def test_the_command_leaves_a_table_and_a_page_and_goes_on(tmp_path, mini_cache,
     (tmp_path / "run").mkdir()
     run(config)
     said = capsys.readouterr().out
-    assert "mprnet: weights not available" in said
+    assert "weights not available: mprnet" in said
     folder = tmp_path / "run"
     table = pd.read_csv(folder / "study.csv")
     assert len(table) == 3 * 3

@@ -32,10 +32,9 @@ def run_study(config: DictConfig) -> None:
     metric = build_metric(config)
     data: QualityDataModule = build(config.data)
     data.setup("test")
-    for purifier in study.unavailable:
-        console.print(
-            f"{purifier}: weights not available; give study.purifiers.{purifier}.weights=PATH", style="yellow"
-        )
+    if study.unavailable:
+        names = ", ".join(study.unavailable)
+        console.print(f"weights not available: {names}; give study.purifiers.NAME.weights=PATH", style="yellow")
     started = time.monotonic()
     loader = data.test_dataloader()
     with Progress(console=console) as bars:

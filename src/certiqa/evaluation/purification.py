@@ -72,7 +72,7 @@ def quality_score(ssim: ArrayLike, psnr: ArrayLike) -> float:
 
 
 def purification_sroccs(
-    mos: ArrayLike,
+    mos: ArrayLike | None,
     clear: ArrayLike,
     attacked: ArrayLike,
     defended_clear: ArrayLike,
@@ -83,7 +83,7 @@ def purification_sroccs(
     """Return the SROCC family; opinion scores are always those of the clear images, NaN where one is undefined.
 
     Args:
-        mos: opinion scores, higher is better.
+        mos: opinion scores, higher is better; None where there are none, and what needs them is left out.
         clear, attacked, defended_clear, defended_attacked: scores, see :func:`purification_gains`.
         lower_better: of the metric; scores are negated before their ranks meet those of the opinion scores.
 
@@ -92,14 +92,17 @@ def purification_sroccs(
         ``robust_attacked_srocc_mos`` (da), and ``robust_clear_srocc_clear``, of dc with c: what purification costs
         where there is no attack.
     """
-    y, *scores = _columns(mos, clear, attacked, defended_clear, defended_attacked)
+    scores = _columns(clear, attacked, defended_clear, defended_attacked)
     c, a, dc, da = (-each if lower_better else each for each in scores)
-    return {
+    kept = {"robust_clear_srocc_clear": srocc(c, dc)}
+    if mos is None:
+        return kept
+    y, _ = _columns(mos, c)
+    return kept | {
         "clear_srocc_mos": srocc(c, y),
         "attacked_srocc_mos": srocc(a, y),
         "robust_clear_srocc_mos": srocc(dc, y),
         "robust_attacked_srocc_mos": srocc(da, y),
-        "robust_clear_srocc_clear": srocc(c, dc),
     }
 
 

@@ -40,6 +40,11 @@ def parts_of(figures: pd.DataFrame) -> list[tuple[str, str]]:
     return list(attacked[["attack", "aim"]].drop_duplicates().itertuples(index=False, name=None))
 
 
+def change(value: float | None, facts: Facts) -> str:
+    """Return a change of scores as a share of the metric's range, in native units where it has none."""
+    return percent(value) if facts["score_range"] else decimal(value)
+
+
 def columns_of(figures: pd.DataFrame) -> dict[str, str]:
     """Return key -> heading of the main table."""
     columns = {"purifier": "Purifier", "strength": "Strength", "kept": "SROCC kept", "quality": "Quality score"}
@@ -59,7 +64,7 @@ def table_rows(figures: pd.DataFrame, facts: Facts, *, best_only: bool = True) -
         # an adaptive attack on no defense is the transfer attack itself
         source = first.loc[(part[0], "transfer")] if (part[0], "transfer") in first.index else None
         if source is not None:
-            bare[f"robust {part[0]} {part[1]}"] = percent(number(source, "nonpurified_abs_gain"))
+            bare[f"robust {part[0]} {part[1]}"] = change(number(source, "nonpurified_abs_gain"), facts)
             bare[f"srocc {part[0]} {part[1]}"] = decimal(number(source, "attacked_srocc_mos"))
     rows = [bare]
     for (purifier, strength), group in figures.groupby(["purifier", "strength"], sort=False):
@@ -72,7 +77,7 @@ def table_rows(figures: pd.DataFrame, facts: Facts, *, best_only: bool = True) -
                 row["quality"] = decimal(number(cell, "quality_score"), 2)
                 continue
             under = f"{cell['attack']} {cell['aim']}"
-            row[f"robust {under}"] = percent(number(cell, "robust_abs_gain"))
+            row[f"robust {under}"] = change(number(cell, "robust_abs_gain"), facts)
             row[f"srocc {under}"] = decimal(number(cell, "robust_attacked_srocc_mos"))
         rows.append(row)
     if best_only:
@@ -81,47 +86,53 @@ def table_rows(figures: pd.DataFrame, facts: Facts, *, best_only: bool = True) -
 
 
 def print_study(figures: pd.DataFrame, facts: Facts, console: Console) -> None:
-    """Print the main table."""
-    columns = columns_of(figures)
-    table = Table(box=box.SIMPLE, title=facts["name"], title_justify="left")
+    """Print the main table; SROCC under attack is left to the report, it would not fit into a terminal."""
+    columns = {key: heading for key, heading in columns_of(figures).items() if not key.startswith("srocc ")}
+    table = Table(box=box.SIMPLE, title=facts["name"], title_justify="left", padding=(0, 1, 0, 0))
     for key, heading in columns.items():
-        table.add_column(heading, justify="left" if key in ("purifier", "strength") else "right")
+        left = key in ("purifier", "strength")
+        table.add_column(heading.removesuffix(": change"), justify="left" if left else "right", no_wrap=left)
     for row in table_rows(figures, facts):
-        table.add_row(*(row[key] for key in columns))
+        if row["strength"] != UNAVAILABLE:
+            table.add_row(*(row[key] for key in columns))
     console.print(table)
     console.print(legend(facts), style="dim")
 
 
 def legend(facts: Facts) -> str:
     """Return how to read the table."""
+    unit = "as a share of the range" if facts["score_range"] else "in the metric's own units"
     label = "pseudo-MOS, not comparable with published figures" if facts["pseudo_mos"] else "MOS"
     return (
         "SROCC kept: of clear scores behind the purifier with clear scores without it. Quality score: SSIM + PSNR/40 "
         "of the purified clear image. Change: mean absolute change from the clear undefended score to that of the "
-        f"purified attacked image, as a share of the range; less is better. SROCC: of those scores with {label}. Each "
+        f"purified attacked image, {unit}; less is better. SROCC: of those scores with {label}. Each "
         "purifier stands with its best strength on these very images, the one of least change under adaptive attacks. "
         "All of it is measured, nothing certified."
     )
 
 
 @plots.styled()
-def trade_off(figures: pd.DataFrame, attack: str, aim: str) -> Plot:
-    """Return the correlation that a purifier keeps against what an attack still does, a line per purifier."""
+def trade_off(figures: pd.DataFrame, facts: Facts, attack: str, aim: str) -> Plot | None:
+    """Return the correlation that a purifier keeps against what an attack still does; None without a correlation."""
     import matplotlib.pyplot as plt
 
+    if "robust_clear_srocc_clear" not in figures:  # of two images
+        return None
     figure, axes = plt.subplots(figsize=(plots.WIDTH, plots.HEIGHT + 0.9), layout="constrained")
+    unit, scale = ("% of range", 100.0) if facts["score_range"] else ("score units", 1.0)
     clean = figures[figures["attack"] == "none"].set_index(["purifier", "strength"])["robust_clear_srocc_clear"]
     rows = figures[(figures["attack"] == attack) & (figures["aim"] == aim)].set_index(["purifier", "strength"])
     bare = float(rows["nonpurified_abs_gain"].mean()) if aim == "transfer" else None
     for place, (purifier, part) in enumerate(rows.groupby(level=0, sort=False)):
         kept, left = clean.loc[part.index].to_numpy(float), part["both_defended_abs_gain"].to_numpy(float)
         marker = "osD^vPX*"[place // 7 % 8]
-        axes.plot(kept, 100 * left, marker=marker, ms=4.5, lw=0.9, color=plots.SERIES[place % 7], label=purifier)
+        axes.plot(kept, scale * left, marker=marker, ms=4.5, lw=0.9, color=plots.SERIES[place % 7], label=purifier)
     if bare is not None:
-        axes.axhline(100 * bare, color=plots.UNDEFENDED, lw=1, ls="--")
+        axes.axhline(scale * bare, color=plots.UNDEFENDED, lw=1, ls="--")
         axes.annotate(
             "no purifier",
-            (0.0, 100 * bare),
+            (0.0, scale * bare),
             (2, 3),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
@@ -129,7 +140,7 @@ def trade_off(figures: pd.DataFrame, attack: str, aim: str) -> Plot:
             color=plots.UNDEFENDED,
         )
     axes.set_xlabel("SROCC of clear scores with and without purifier")
-    axes.set_ylabel("attack moves the score by, % of range")
+    axes.set_ylabel(f"attack moves the score by, {unit}")
     axes.set_ylim(bottom=0)
     figure.legend(ncols=3, loc="outside lower center", fontsize=8.5, handlelength=1.4, columnspacing=1.0)
     caption = (
@@ -161,7 +172,7 @@ def write_study_report(folder: str | Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = [trade_off(figures, attack, aim) for attack, aim in parts_of(figures)]
+    drawn = [plot for attack, aim in parts_of(figures) if (plot := trade_off(figures, facts, attack, aim)) is not None]
     pictures = [
         {**entry, "source": picture_uri(folder, entry["file"], 256, 85), "score": decimal(entry["score"])}
         for entry in facts.get("gallery") or []

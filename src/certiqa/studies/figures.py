@@ -35,9 +35,10 @@ def study_figures(records: pd.DataFrame, metric: QualityMetric) -> pd.DataFrame:
         row: dict[str, Any] = {**dict(zip(KEYS, key, strict=True)), "num_images": len(good)}
         row |= purification_gains(clear, attacked, defended, defended_attacked, score_range=metric.score_range)
         row["quality_score"] = quality_score(good["ssim"].to_numpy(float), good["psnr"].to_numpy(float))
-        if good["mos"].notna().all() and len(good) > 2:
+        if len(good) > 2:
             columns = (clear, attacked, defended, defended_attacked)
-            row |= purification_sroccs(good["mos"].to_numpy(float), *columns, lower_better=metric.lower_better)
+            mos = good["mos"].to_numpy(float)
+            row |= purification_sroccs(None if np.isnan(mos).any() else mos, *columns, lower_better=metric.lower_better)
         if metric.score_range is not None and len(good) > 1:
             gain = absolute_gain(
                 defended, defended_attacked, score_range=metric.score_range, lower_better=metric.lower_better
