@@ -58,6 +58,21 @@ def test_the_test_sees_every_group():
     }
 
 
+SWEEPS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml") if "MULTIRUN" in path.read_text())
+
+
+@pytest.mark.parametrize("experiment", SWEEPS)
+def test_every_cell_of_a_sweep_composes(composed, experiment):
+    task = "evaluate" if experiment.startswith(("purification", "sma", "mini_sma")) else "train"
+    params = composed(f"experiment={experiment}", name=task).hydra.sweeper.params
+    assert len(params) > 0
+    for key, values in params.items():
+        assert len(values.split(",")) > 1, "a sweep over one value"
+        for value in values.split(","):
+            config = composed(f"experiment={experiment}", f"{key}={value}", name=task)
+            assert config.hydra.runtime.choices[key] == value
+
+
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: value)
 def test_every_option_composes_and_instantiates(composed, mini_cache, miniatures, networks, tmp_path, group, option):
     overrides = [f"{group}={option}", f"data.cache={mini_cache}"]

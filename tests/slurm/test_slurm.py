@@ -163,6 +163,19 @@ def test_two_tasks_of_a_job_share_the_images(environment, tmp_path):
     pd.testing.assert_frame_equal(records(two), records(one), rtol=0, atol=1e-5)
 
 
+def test_jobs_that_wait_for_ever_say_why(environment, tmp_path):
+    options = ["defense=none", "data.limit_test=3", "hydra.launcher.additional_parameters={hold: true}"]
+    held = start("evaluate.py", *SLURM, *options, outputs=tmp_path, environment=environment)
+    wait_until(lambda: any(cell["job"] for cell in cells(tmp_path).values()), held)
+    lines = iter(held.stdout.readline, "")
+    told = next(line for line in lines if "waiting" in line)
+    assert told.startswith("waiting in the queue: JobHeldUser; JobHeldUser does not pass by itself")
+    (cell,) = cells(tmp_path).values()
+    subprocess.run(["scontrol", "release", cell["job"]], env=environment, check=True)
+    out, _ = ended(held)
+    assert "1 finished" in out
+
+
 def test_a_partition_that_is_not_there(environment, tmp_path):
     sweep = [*SLURM, "hydra.launcher.partition=shrot", "defense=ms,none"]
     _, errors = ended(start("evaluate.py", *sweep, outputs=tmp_path, environment=environment), expect=1)

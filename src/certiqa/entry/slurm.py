@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from certiqa.errors import UserError, suggest
 
@@ -14,6 +15,13 @@ ACTIVE = (
     *("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "PREEMPTED", "RESV_DEL_HOLD"),
 )
 """States of jobs that have not ended, or will be started again."""
+STUCK = (
+    *("BadConstraints", "PartitionNodeLimit", "PartitionTimeLimit", "DependencyNeverSatisfied", "MaxMemPerLimit"),
+    *("InvalidAccount", "InvalidQOS", "AccountNotAllowed", "QOSNotAllowed", "JobHeldUser", "JobHeldAdmin"),
+    *("AssocMaxCpuPerJobLimit", "AssocMaxGRESPerJob", "AssocMaxWallDurationPerJobLimit", "QOSMaxCpuPerJobLimit"),
+    *("QOSMaxGRESPerJob", "QOSMaxWallDurationPerJobLimit", "launch failed requeued held"),
+)
+"""Reasons for which a job waits until somebody does something about it."""
 GRACE_SECONDS = 10.0  # for results to show on a shared disk after a job has left the queue
 ELSEWHERE = "run the sweep with hydra/launcher=local (processes on this machine) or hydra/launcher=sequential (in turn)"
 
@@ -36,8 +44,15 @@ def require_slurm(partition: str | None) -> None:
         )
 
 
-def job_states(jobs: Sequence[str]) -> dict[str, str] | None:
-    """Return the states of those jobs that SLURM still knows; None where it does not answer.
+class Standing(NamedTuple):
+    """What SLURM says of a job: its state, and why it waits if it does."""
+
+    state: str
+    reason: str = ""
+
+
+def standings(jobs: Sequence[str]) -> dict[str, Standing] | None:
+    """Return how those jobs stand that SLURM still knows; None where it does not answer.
 
     Args:
         jobs: ids, of arrays as ``12_0``.
@@ -46,14 +61,25 @@ def job_states(jobs: Sequence[str]) -> dict[str, str] | None:
         return {}
     roots = sorted({job.split("_")[0] for job in jobs})
     asked = subprocess.run(
-        ["squeue", "--array", "--noheader", "--states=all", "--format=%i %T", f"--jobs={','.join(roots)}"],
+        ["squeue", "--array", "--noheader", "--states=all", "--format=%i %T %r", f"--jobs={','.join(roots)}"],
         capture_output=True,
         text=True,
     )
     if asked.returncode and "Invalid job id" not in asked.stderr:
         return None
-    found = dict(line.split(maxsplit=1) for line in asked.stdout.splitlines() if line.strip())
-    return {job: state for job, state in found.items() if job in set(jobs)}
+    lines = [line.split(maxsplit=2) for line in asked.stdout.splitlines() if line.strip()]
+    return {job: Standing(*rest) for job, *rest in lines if job in set(jobs)}
+
+
+def waiting_line(found: Collection[Standing]) -> str | None:
+    """Return why jobs wait in the queue, in a line; None where none does or SLURM has not looked at them yet."""
+    reasons = sorted({each.reason for each in found if each.state == "PENDING"} - {"", "None"})
+    if not reasons:
+        return None
+    line = f"waiting in the queue: {', '.join(reasons)}"
+    if stuck := [reason for reason in reasons if reason in STUCK]:
+        line += f"; {stuck[0]} does not pass by itself: release the jobs, or cancel them and change hydra.launcher.*"
+    return line
 
 
 def submission_error(text: str, jobs: int) -> UserError:

@@ -265,16 +265,16 @@ class SlurmLauncher(ProcessLauncher):
 
     def run_jobs(self, sweep: Sweep, jobs: Sequence[Job]) -> None:
         """Submit what is not in the queue, and wait for all; interrupted, leave the jobs to SLURM."""
-        from certiqa.entry.slurm import ACTIVE, job_states
+        from certiqa.entry.slurm import ACTIVE, standings
         from certiqa.entry.sweep import RUNNING
 
         check_processes(self.params, jobs)
         known = {job.number: sweep.known_job(job.cell) for job in jobs}
-        states = job_states([cell.job for cell in known.values() if cell]) or {}
+        queue = standings([cell.job for cell in known.values() if cell]) or {}
         new = []
         for job in jobs:
             found = known[job.number]
-            if found is not None and states.get(found.job) in ACTIVE:
+            if found is not None and found.job in queue and queue[found.job].state in ACTIVE:
                 cell = job.cell
                 cell.state, cell.job, cell.log, cell.result = RUNNING, found.job, found.log, found.result
                 cell.note = f"in the queue already as job {found.job}"
@@ -325,15 +325,20 @@ class SlurmLauncher(ProcessLauncher):
 
     def wait(self, sweep: Sweep, jobs: list[Job]) -> None:
         """Wait until each job has left its result, or has left the queue without one."""
-        from certiqa.entry.slurm import ACTIVE, GRACE_SECONDS, job_states
+        from certiqa.entry.slurm import ACTIVE, GRACE_SECONDS, standings, waiting_line
 
         left: dict[str, float] = {}  # when a job was first seen to have left the queue
         pause = 1.0
+        told: str | None = None
         while jobs:
-            states = job_states([job.cell.job for job in jobs])
+            queue = standings([job.cell.job for job in jobs])
+            line = waiting_line((queue or {}).values())
+            if line not in (None, told):
+                print(line, flush=True)
+                told = line
             for job in list(jobs):
                 cell, now = job.cell, time.monotonic()
-                state = ACTIVE[0] if states is None else states.get(cell.job, "GONE")
+                state = ACTIVE[0] if queue is None else queue[cell.job].state if cell.job in queue else "GONE"
                 if state in ACTIVE:
                     left.pop(cell.job, None)
                     continue
