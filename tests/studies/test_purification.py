@@ -114,6 +114,12 @@ def test_finished_parts_are_not_done_again(tmp_path, curved_metric, batches):
     assert {path: path.stat().st_mtime_ns for path in before} == before
     whole = study().run(curved_metric, batches, tmp_path / "other")
     pd.testing.assert_frame_equal(again, whole)
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cells/**/*.parquet")}
+    with torch.no_grad():
+        next(curved_metric.parameters()).mul_(0.5)
+    changed = study().run(curved_metric, batches, tmp_path)
+    assert not np.allclose(changed["score"], whole["score"]), "parts of other weights were taken for these"
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
 
 def test_figures_and_the_best_strength(tmp_path, curved_metric, batches):

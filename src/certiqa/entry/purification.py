@@ -43,7 +43,7 @@ def run_study(config: DictConfig) -> None:
         def done(part: str) -> None:
             bars.update(task, advance=1, description=part)
 
-        records = study.run(metric, loader, folder, done)
+        records = study.run(metric, loader, folder, done, data.test_set.fingerprint)
     figures = study_figures(records, metric)
     best = best_strengths(figures)
     with write_aside(folder / "records.parquet") as partial:
@@ -53,7 +53,8 @@ def run_study(config: DictConfig) -> None:
     facts = describe(config, study, metric, best) | {"seconds": round(time.monotonic() - started, 1)}
     if "transfer" in study.aims:
         chosen = [cell for cell in study.cells if best[cell.purifier] == cell.strength]
-        facts["gallery"] = study.gallery(metric, next(iter(loader)), chosen, folder, next(iter(study.attacks)))
+        first, attack = next(iter(loader)), next(iter(study.attacks))
+        facts["gallery"] = study.gallery(metric, first, chosen, folder, attack, data.test_set.fingerprint)
     with write_aside(folder / "study.json") as partial:
         partial.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     print_study(figures, facts, console)

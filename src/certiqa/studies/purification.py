@@ -6,6 +6,7 @@ adaptive attacks beside the paper's.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +25,7 @@ from certiqa.defenses import PurifiedMetric, load_purifier
 from certiqa.errors import UserError, suggest
 from certiqa.evaluation.distances import image_distances
 from certiqa.metrics import QualityMetric
+from certiqa.metrics.weights import fingerprint
 from certiqa.storage.files import write_aside
 from certiqa.studies.grid import Cell, grid
 
@@ -80,15 +82,21 @@ class PurificationStudy:
         return len(self.attacks) + len(self.cells) * (1 + len(self.attacks) * len(self.aims))
 
     def run(
-        self, metric: QualityMetric, batches: Batches, folder: str | Path, done: Report = lambda part: None
+        self,
+        metric: QualityMetric,
+        batches: Batches,
+        folder: str | Path,
+        done: Report = lambda part: None,
+        data_fingerprint: str = "",
     ) -> pd.DataFrame:
         """Run what is missing in ``folder`` and return the records of all cells.
 
         Args:
             metric: the undefended metric.
             batches: gone through once per part: dicts with "image" ``(N, 3, H, W)``, "image_id" and "mos".
-            folder: of the study; finished parts in it are not done again.
+            folder: of the study; finished parts in it are not done again, unless they are of other weights or data.
             done: told the name of each part that is done.
+            data_fingerprint: of the images and opinion scores behind ``batches``.
 
         Returns:
             one row per image, cell, attack and aim: ``score_clean`` and ``score_attacked_undefended`` of the clear and
@@ -96,8 +104,9 @@ class PurificationStudy:
             between the clear image and the purified attacked one.
         """
         folder = Path(folder)
+        kept = folder / "transfer" / mark(metric, data_fingerprint)
         for name in self.attacks:
-            self.transfer(metric, batches, folder, name)
+            self.transfer(metric, batches, kept / name, name)
             done(f"{name} on the undefended metric")
         tables = []
         for cell in self.cells:
@@ -105,22 +114,20 @@ class PurificationStudy:
             parts = [(NONE, "")] + [(attack, aim) for attack in self.attacks for aim in self.aims]
             for attack, aim in parts:
                 name = "-".join(filter(None, [attack, aim]))
-                path = folder / "cells" / cell.slug / f"{name}.parquet"
+                path = folder / "cells" / f"{cell.slug}-{mark(defended, data_fingerprint)}" / f"{name}.parquet"
                 if not path.is_file():
-                    rows = list(self.part(metric, defended, batches, folder, attack, aim))
+                    rows = list(self.part(metric, defended, batches, kept, attack, aim))
                     facts = {"purifier": cell.purifier, "strength": cell.strength, "attack": attack, "aim": aim}
                     save(pd.DataFrame(rows).assign(**facts), path)
                 tables.append(pd.read_parquet(path))
                 done(f"{cell.purifier} {cell.strength}: {name}")
         return pd.concat(tables, ignore_index=True)
 
-    def transfer(self, metric: QualityMetric, batches: Batches, folder: Path, name: str) -> None:
+    def transfer(self, metric: QualityMetric, batches: Batches, target: Path, name: str) -> None:
         """Make the images of a transfer attack, one file per batch; those that are there are kept."""
-        if "transfer" not in self.aims:
+        if "transfer" not in self.aims or target.is_dir():
             return
-        attack, target = self.attacks[name], folder / "transfer" / name
-        if target.is_dir():
-            return
+        attack = self.attacks[name]
         making = target.with_name(f".{name}.part")
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
@@ -131,15 +138,15 @@ class PurificationStudy:
         making.rename(target)
 
     def part(
-        self, metric: QualityMetric, defended: PurifiedMetric, batches: Batches, folder: Path, attack: str, aim: str
+        self, metric: QualityMetric, defended: PurifiedMetric, batches: Batches, kept: Path, attack: str, aim: str
     ) -> Iterable[dict[str, Any]]:
-        """Yield the rows of one part of a cell."""
+        """Yield the rows of one part of a cell; the images of transfer attacks are in ``kept``."""
         for number, batch in enumerate(batches):
             images, ids = batch["image"], list(batch["image_id"])
             if attack == NONE:
                 attacked = images
             elif aim == "transfer":
-                attacked = replayed(folder / "transfer" / attack / f"{number}.npy", images)
+                attacked = replayed(kept / attack / f"{number}.npy", images)
             else:
                 attacked = self.attacks[attack](defended, images, self.direction, image_ids=ids, seed=self.seed)
             with torch.no_grad():
@@ -162,7 +169,13 @@ class PurificationStudy:
                 }
 
     def gallery(
-        self, metric: QualityMetric, batch: Mapping[str, Any], cells: Sequence[Cell], folder: Path, attack: str
+        self,
+        metric: QualityMetric,
+        batch: Mapping[str, Any],
+        cells: Sequence[Cell],
+        folder: Path,
+        attack: str,
+        data_fingerprint: str = "",
     ) -> list[dict[str, Any]]:
         """Save what each purifier makes of the first image of a batch and of its transfer attack.
 
@@ -170,7 +183,8 @@ class PurificationStudy:
             one entry per picture: ``label``, ``file`` in ``folder``, and the ``score`` of the undefended metric on it.
         """
         image, ids = batch["image"][:1], list(batch["image_id"])[:1]
-        attacked = replayed(folder / "transfer" / attack / "0.npy", batch["image"])[:1]
+        kept = folder / "transfer" / mark(metric, data_fingerprint)
+        attacked = replayed(kept / attack / "0.npy", batch["image"])[:1]
         pictures = {"clear": image, f"attacked ({attack})": attacked}
         for cell in cells:
             defended = PurifiedMetric(metric, load_purifier(cell.purifier, **cell.options), seed=self.seed)
@@ -190,6 +204,11 @@ class PurificationStudy:
 def unknown(aims: Sequence[str]) -> str:
     """Return the first aim that there is not, or nothing."""
     return next((str(aim) for aim in aims if aim not in AIMS), "")
+
+
+def mark(metric: QualityMetric, data_fingerprint: str) -> str:
+    """Return eight hexadecimal digits of the weights of a metric, purifier included, and of the data."""
+    return hashlib.blake2b(f"{fingerprint(metric)} {data_fingerprint}".encode(), digest_size=4).hexdigest()
 
 
 def replayed(path: Path, images: Tensor) -> Tensor:
