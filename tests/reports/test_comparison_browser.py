@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from certiqa.reports import write_comparison
 
 pytestmark = pytest.mark.full
+ROOT = Path(__file__).parents[2]
 
 SHOWN = "[...document.querySelectorAll('table.sortable')[{}].tBodies[0].rows].filter((row) => !row.hidden)"
 NAMES = SHOWN.format(0) + ".map((row) => row.cells[0].textContent.trim())"
@@ -188,4 +192,38 @@ def test_two_hundred_runs_open_within_seconds(browser, tmp_path_factory, write_r
     assert time.monotonic() - started < 5
     choose(browser, "defense", "dms_iqa")
     assert browser.run("document.querySelector('#shown-runs').textContent") == "50 of 200"
+    assert silent(browser) == []
+
+
+SWEEP = ["defense=none,ms,jpeg,flip", "attack=fgsm,ifgsm", "seed=0,1,2", "data.limit_test=4", "data.resize=96"]
+SWEEP += ["num_samples=30", "callbacks.gallery.num_images=1", "certification.joint_confidence=null"]
+SWEEP += ["certification.radii=[0.03]", "certification.radius=0.03"]
+
+
+def test_a_sweep_of_24_runs_becomes_a_site_with_one_command(browser, tmp_path, mini_cache):
+    for words in (
+        [sys.executable, ROOT / "evaluate.py", "-m", *SWEEP, f"data.cache={mini_cache}"],
+        [Path(sys.executable).with_name("certiqa-report"), "outputs/evaluate"],
+    ):
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+        assert done.returncode == 0, done.stdout + done.stderr
+    site = tmp_path / "outputs" / "evaluate" / "comparison" / "index.html"
+    browser.open(site, 1280)
+    assert browser.run("document.querySelector('#shown-runs').textContent") == "all 24"
+    place = browser.run("[...document.querySelectorAll('th[data-key]')].findIndex((th) => th.dataset.key === 'srocc')")
+    click_heading(browser, "srocc")
+    values = [float(value) for value in browser.run(COLUMN.format(place - 1))]
+    assert len(values) == 24
+    assert values == sorted(values, reverse=True)
+    choose(browser, "defense", "ms")
+    choose(browser, "attack", "ifgsm")
+    assert browser.run("document.querySelector('#shown-runs').textContent") == "3 of 24"
+    browser.run(f"({SHOWN.format(0)})[0].querySelector('th.name a').click()")
+    deadline = time.monotonic() + 30
+    while browser.run("location.href") == site.as_uri() or browser.run("document.readyState") != "complete":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert browser.run("document.querySelector('h1').textContent").startswith("mini-mini-ms-ifgsm")
+    browser.open(site, 390)
+    assert browser.run("document.documentElement.scrollWidth") <= 390
     assert silent(browser) == []
