@@ -1,6 +1,7 @@
 """The floors of the house: each may import only what is below it."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,11 @@ def test_every_folder_is_a_known_floor():
     folders = {path.name for path in SOURCE.iterdir() if path.is_dir() and any(path.glob("*.py"))}
     assert folders <= set(FLOORS)
     assert len(FILES) > 40
+
+
+def test_the_page_on_architecture_lists_the_floors():
+    page = (SOURCE.parents[1] / "docs" / "architecture.md").read_text()
+    assert tuple(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == FLOORS[::-1]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
