@@ -8,7 +8,7 @@ from scipy.stats import norm
 from torch import nn
 
 from certiqa.certification import CertificationRequest, certify, order_statistic_ranks
-from certiqa.defenses import LinearOperator, LipschitzSteps, MedianSmoothing, Resize, build_chain
+from certiqa.defenses import LinearOperator, LinearStep, LipschitzSteps, MedianSmoothing, Resize, build_chain
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric
 
@@ -47,6 +47,15 @@ def test_an_operator_is_bounded_from_above_and_power_iteration_from_below(kernel
     assert step.lipschitz((9, 7)) >= exact
     assert step.lipschitz((9, 7)) <= exact * 1.2
     assert exact * 0.99 <= step.power_iteration((9, 7), steps=200) <= exact * (1 + 1e-5)
+
+
+def test_a_step_that_states_no_norm_is_not_built():
+    class Halved(LinearStep):
+        def forward(self, images, generators=None):
+            return images / 2
+
+    with pytest.raises(TypeError, match="Halved.*lipschitz"):
+        Halved()
 
 
 def test_what_is_not_linear_is_refused():

@@ -17,7 +17,9 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import MissingConfigException
+from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from certiqa.entry import app, identity
@@ -213,6 +215,12 @@ def test_every_launcher_composes_and_is_built(launcher, name):
     assert built["_target_"].startswith("hydra_plugins.certiqa_launchers.")
     if launcher == "slurm":
         assert (built["tasks_per_node"], built["nodes"], built["name"]) == (4, 1, f"certiqa-{name}")
+
+
+def test_hydra_finds_the_three_launchers_and_not_what_they_share():
+    ours = LocalLauncher.__module__
+    found = [kind.__name__ for kind in Plugins.instance().discover(Launcher) if kind.__module__ == ours]
+    assert sorted(found) == ["LocalLauncher", "OneByOneLauncher", "SlurmLauncher"]
 
 
 def test_the_jobs_of_a_machine_take_turns_on_its_gpus():

@@ -1,6 +1,8 @@
-"""Synthetic runs for comparisons: real records and real summaries of made-up scores."""
+"""Synthetic runs for comparisons, real records and summaries of made-up scores, and what a comparison's page shows."""
 
 import json
+import re
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +102,38 @@ def write_run(
     summary |= facts
     write_summary(folder, json.loads(json.dumps(summary)))
     return summary
+
+
+class Page(HTMLParser):
+    """Rows of the first sortable table as {run: {column key: cell}}; every address; text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.keys, self.rows, self.tables, self.cell, self.words = [], [], {}, 0, None, []
+        self.feed(text)
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.links += [found[name] for name in ("href", "src") if found.get(name)]
+        if tag == "table":
+            self.tables += 1
+        if self.tables == 1 and tag == "th" and "data-key" in found:
+            self.keys.append(found["data-key"])
+        if tag in ("td", "th") and "data-sort" in found:
+            self.cell = [tag, found["data-sort"], found.get("class", ""), ""]
+
+    def handle_endtag(self, tag):
+        if self.cell and tag in ("td", "th") and self.tables == 1:
+            if tag == "th":
+                self.current = self.rows.setdefault(self.cell[1], {})
+            else:
+                key = self.keys[1 + len(self.current)]
+                self.current[key] = {"sort": self.cell[1], "class": self.cell[2], "text": self.cell[3].strip()}
+        if tag in ("td", "th"):
+            self.cell = None
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self.cell:
+            self.cell[3] += data

@@ -1,7 +1,5 @@
 """The report in headless Chromium: no overflow on phone or desktop, nothing loaded, nothing on the console."""
 
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,16 +15,6 @@ TOO_WIDE = """
   return node.getBoundingClientRect().right > document.documentElement.clientWidth + 1;
 }).map((node) => node.tagName + "." + node.getAttribute("class"))
 """
-
-
-@pytest.fixture(scope="module")
-def make_run() -> Any:
-    spec = importlib.util.spec_from_file_location("report_runs", Path(__file__).with_name("test_report.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.make_run
 
 
 LONG = "a_name_without_any_break_" * 8

@@ -9,6 +9,7 @@ the proof.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -22,18 +23,18 @@ from certiqa.errors import UserError
 ROUNDING = 1 + 1e-6  # float32 arithmetic of a step whose norm is computed exactly
 
 
-class LinearStep(Purifier):
+class LinearStep(Purifier, ABC):
     """A linear map of images with a proven bound on its spectral norm; no random step is linear in this sense."""
 
     thread_safe = True
 
+    @abstractmethod
     def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
         """Map ``(N, 3, H, W)`` to ``(N, 3, h, w)``, linearly and each image alone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lipschitz(self, size: Sequence[int]) -> float:
         """Return an upper bound on the spectral norm for images of (height, width)."""
-        raise NotImplementedError
 
 
 class Resize(LinearStep):

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,9 +53,9 @@ class SweepLauncher(Launcher):
     def require(self) -> None:
         """Raise UserError where jobs cannot be started on this machine at all."""
 
+    @abstractmethod
     def run_jobs(self, sweep: Sweep, jobs: Sequence[Job]) -> None:
         """Run the jobs to their ends, noting in the sweep what became of each."""
-        raise NotImplementedError
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run what is missing of a batch of jobs."""

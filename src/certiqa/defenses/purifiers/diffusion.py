@@ -150,14 +150,14 @@ class DiffpureUnsharp(Diffpure):
     """DiffPure, then an unsharp mask against the blur of its resizing (Gushchin et al., arXiv 2404.06957).
 
     Args:
-        weights: see :class:`Diffpure`.
+        weights, steps, size, checkpoint, architecture: see :class:`Diffpure`.
         kernel, amount, sigma: of the mask, see :class:`~certiqa.defenses.purifiers.filters.Unsharp`; the paper's own
             values are not known.
-        options: others of :class:`Diffpure`.
     """
 
     name = "diffpure_unsharp"
 
+    # each option by its name, since load_purifier reads them off the signature
     def __init__(
         self,
         weights: str | Path | None = None,

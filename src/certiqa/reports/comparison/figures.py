@@ -6,7 +6,7 @@ Series differ by colour (Okabe and Ito's, safe for colour-blind readers), marker
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ class Series:
 
 Pages = Mapping[str, str | None] | None
 Styles = dict[str, Series]
+Point = tuple[float, float, ComparedRun]
 
 
 def drawn_runs(table: Table) -> list[ComparedRun]:
@@ -158,31 +159,30 @@ def trade_plot(
     title: str = "",
 ) -> plots.Plot | None:
     """Return SROCC without perturbation against the median certified delta at one radius, with the Pareto frontier."""
-    points = []
+    points: list[Point] = []
     for run in runs:
         x = value_of(radius_figures(run.summary, radius), "certified_delta_range_share")
         y = value_of(run.summary, "srocc")
         if x is not None and y is not None and np.isfinite(x):
-            points.append((run, 100 * x, y))
+            points.append((100 * x, y, run))
     if not points:
         return None
     figure, axes = _axes()
-    for name in dict.fromkeys(style.name for style in styles.values()):
-        group = [(x, y, run) for run, x, y in points if styles[family(run)].name == name]
-        _scatter(axes, group, next(style for style in styles.values() if style.name == name), pages)
+    for style, group in _by_style(points, styles):
+        _scatter(axes, group, style, pages)
     front, best = [], -np.inf
-    for _, x, y in sorted(points, key=lambda point: (point[1], -point[2])):
+    for x, y, _ in sorted(points, key=lambda point: (point[0], -point[1])):
         if y > best:
             front.append((x, y))
             best = y
     if len(front) > 1:
         axes.plot(*zip(*front, strict=True), color=plots.INK, lw=5, alpha=0.13, zorder=0, drawstyle="steps-post")
-    bare = {value for run, _, _ in points if (value := value_of(run.summary, "srocc_undefended")) is not None}
+    bare = {value for _, _, run in points if (value := value_of(run.summary, "srocc_undefended")) is not None}
     for value in sorted(bare)[-4:]:
         axes.axhline(value, color=plots.MUTED, lw=1, ls=(0, (1, 2)), zorder=0)
     axes.set_xlabel(f"certified delta, median image, at radius {radius:g}, % of range")
     axes.set_ylabel(f"SROCC with {mos_label(runs[0].summary)}, no perturbation")
-    axes.set_xlim(left=0, right=1.12 * max(x for _, x, _ in points) or 1.0)
+    axes.set_xlim(left=0, right=1.12 * max(x for x, _, _ in points) or 1.0)
     axes.margins(y=0.12)
     _legend(axes)
     caption = (
@@ -204,7 +204,9 @@ def measured_plot(
     title: str = "",
 ) -> plots.Plot | None:
     """Return the change that attacks made to the median image against the certified delta of the median image."""
-    points, bare, unranged = [], [], 0
+    points: list[Point] = []
+    bare, unranged = [], 0
+    covered = set()  # keys of runs whose perturbations are all within the radius
     for run in runs:
         if not run.attacks or not len(run.attacked):
             continue
@@ -214,30 +216,29 @@ def measured_plot(
         change = 100 * float(gains(run, radius)["gain"].abs().median())
         delta = value_of(radius_figures(run.summary, radius), "certified_delta_range_share")
         if delta is None or not np.isfinite(delta):
-            bare.append((run, change))
-        else:
-            inside = radius is not None and float(run.attacked["l2"].astype(float).max()) <= radius * (1 + 1e-6)
-            points.append((run, 100 * delta, change, inside))
+            bare.append((change, run))
+            continue
+        points.append((100 * delta, change, run))
+        if radius is not None and float(run.attacked["l2"].astype(float).max()) <= radius * (1 + 1e-6):
+            covered.add(run.key)
     if not points and not bare:
         return None
     figure, axes = _axes()
-    reach = max([x for _, x, _, _ in points], default=1.0)
+    reach = max([x for x, _, _ in points], default=1.0)
     right, edge = 1.15 * reach, 1.38 * reach
-    top = 1.15 * max([y for _, _, y, _ in points] + [y for _, y in bare]) or 1.0
-    for name in dict.fromkeys(style.name for style in styles.values()):
-        style = next(style for style in styles.values() if style.name == name)
-        named = [point for point in points if styles[family(point[0])].name == name]
-        lone = [point for point in bare if styles[family(point[0])].name == name]
-        middle = (right + edge) / 2
-        outside = [(x, y, run) for run, x, y, inside in named if not inside] + [(middle, y, run) for run, y in lone]
-        inner = [(x, y, run) for run, x, y, inside in named if inside]
-        _scatter(axes, outside, style, pages, hollow=True, label=not inner)
-        _scatter(axes, inner, style, pages)
+    middle = (right + edge) / 2  # of the strip for what is not certified
+    shown = points + [(middle, change, run) for change, run in bare]
+    top = 1.15 * max(y for _, y, _ in shown) or 1.0
+    for style, group in _by_style(shown, styles):
+        filled = [point for point in group if point[2].key in covered]
+        hollow = [point for point in group if point[2].key not in covered]
+        _scatter(axes, hollow, style, pages, hollow=True, label=not filled)
+        _scatter(axes, filled, style, pages)
     if points:
         axes.plot([0, right], [0, right], color=plots.MUTED, lw=1, ls=(0, (4, 3)), zorder=0)
     if bare:
         axes.axvspan(right, edge, color=plots.LINE, alpha=0.5, lw=0, zorder=0)
-        axes.text((right + edge) / 2, 0.985, "nothing\ncertified", transform=axes.get_xaxis_transform(), ha="center",
+        axes.text(middle, 0.985, "nothing\ncertified", transform=axes.get_xaxis_transform(), ha="center",
                   va="top", fontsize=9, color=plots.MUTED)  # fmt: skip
     axes.set(xlim=(0, edge if bare else right), ylim=(0, 1.18 * top))
     at = f" at radius {radius:g}" if radius is not None else ""
@@ -271,9 +272,16 @@ def _axes() -> tuple[Any, Axes]:
     return figure, figure.subplots()
 
 
+def _by_style(points: Sequence[Point], styles: Styles) -> Iterator[tuple[Series, list[Point]]]:
+    """Yield each style in the order of the legend, with the points of the runs that are drawn so."""
+    for name in dict.fromkeys(style.name for style in styles.values()):
+        style = next(style for style in styles.values() if style.name == name)
+        yield style, [point for point in points if styles[family(point[2])].name == name]
+
+
 def _scatter(
     axes: Axes,
-    group: Iterable[tuple[float, float, ComparedRun]],
+    group: Sequence[Point],
     style: Series,
     pages: Pages,
     *,
@@ -281,7 +289,6 @@ def _scatter(
     label: bool = True,
 ) -> None:
     """Draw one series; each point is a link to its run's page."""
-    group = list(group)
     if not group:
         return
     x, y, runs = zip(*group, strict=True)

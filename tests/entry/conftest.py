@@ -1,0 +1,42 @@
+"""What the tests of tracking share: a run tracked offline, and a process in which W&B finds no key."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+import wandb
+
+
+@pytest.fixture(scope="session")
+def wandb_runs():
+    """The module that starts runs with W&B and reads the files they leave."""
+    spec = importlib.util.spec_from_file_location("wandb_runs", Path(__file__).with_name("wandb_runs.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tracked_run(tmp_path_factory, mini_cache, wandb_runs):
+    """Train for two steps, certify, attack, with all loggers and no key."""
+    outputs = tmp_path_factory.mktemp("tracked")
+    options = ["logger=many", "logger.tags=[paper,v2]", "logger.group=table 1", "attack=fgsm", "debug=fast"]
+    options += ["trainer.max_steps=2", "trainer.log_every_n_steps=1", "data.validation_images=2"]
+    done = wandb_runs.call("train.py", *options, *wandb_runs.TINY, outputs=outputs)
+    (folder,) = wandb_runs.folders(outputs, "train")
+    (file,) = wandb_runs.wandb_files(folder)
+    return done, folder, file
+
+
+@pytest.fixture
+def no_key(monkeypatch, tmp_path):
+    """Let W&B in this process find no key, and keep its files here."""
+    wandb.teardown()
+    for key in [key for key in os.environ if key.startswith("WANDB_")]:
+        monkeypatch.delenv(key)
+    for name in ("DATA", "CACHE", "CONFIG"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "wandb-home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    yield monkeypatch
+    wandb.teardown()
