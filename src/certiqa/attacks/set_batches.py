@@ -11,6 +11,8 @@ from torch import Tensor
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric
 
+AGAIN = "give a DataLoader or a list of batches, which can be gone through again, with the same images every time"
+
 
 def device_of(metric: QualityMetric) -> torch.device:
     """Return where a metric's tensors are."""
@@ -41,14 +43,12 @@ def again(
     batches: Iterable[Any], device: torch.device, places: dict[str, int]
 ) -> Iterator[tuple[Tensor, list[str], Tensor | None]]:
     """Yield the batches once more; raises UserError where they are not the same images."""
-    seen = 0
+    left = set(places)
     for images, names, mos in set_batches(batches, device):
-        seen += len(names)
-        if not places.keys() >= set(names):
-            break
+        strange = [name for number, name in enumerate(names) if name not in left or name in names[:number]]
+        if strange:
+            raise UserError(f"a later pass over the set gave '{strange[0]}', which is new or came twice; {AGAIN}")
+        left -= set(names)
         yield images, names, mos
-    if seen != len(places):
-        raise UserError(
-            f"the first pass over the set gave {len(places)} images, a later one {seen} or others; give a DataLoader "
-            "or a list of batches, which can be gone through again"
-        )
+    if left:
+        raise UserError(f"{len(left)} of {len(places)} images were missing in a later pass over the set; {AGAIN}")
