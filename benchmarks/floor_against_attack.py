@@ -1,7 +1,8 @@
 """The certified floor of a set's SROCC against the strongest attacks found, at the same l2 radii: docs/guarantees.md.
 
-    python benchmarks/floor_against_attack.py            # all 125 images of mini's quick list, about an hour on 2 cores
+    python benchmarks/floor_against_attack.py            # all 125 images of mini's quick list; hours on 2 cores
     python benchmarks/floor_against_attack.py --crop 112 # their central 112x112 pixels
+    python benchmarks/floor_against_attack.py --again A.json B.json  # what runs with --out have left, in one figure
 
 For MS and DMS-IQA (shipped denoiser): every image gets joint intervals, from them the floor that no attack within the
 radius can pass, and the worst vector found inside the intervals. Then the set is attacked, every attack seeing the
@@ -205,7 +206,7 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="*", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--eot", type=int, default=2, help="draws behind one gradient")
-    parser.add_argument("--again", action="store_true", help="judge and draw what --out holds, measure nothing")
+    parser.add_argument("--again", nargs="+", type=Path, help="judge and draw what these files hold, measure nothing")
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "bench" / "floor_against_attack.json")
     parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "floor_against_attack.svg")
     chosen = parser.parse_args()
@@ -215,7 +216,8 @@ def main() -> None:
     assert not linear["true intervals"], "true intervals are found wrong"
     assert linear["narrowed by 10 %"], "intervals that are wrong are not found out"
     if chosen.again:
-        saved = json.loads(chosen.out.read_text(encoding="utf-8"))
+        files = [json.loads(path.read_text(encoding="utf-8")) for path in chosen.again]
+        saved = {"measured": {name: part for file in files for name, part in file["measured"].items()}}
     else:
         settings = {key: value for key, value in vars(chosen).items() if key not in ("out", "figure", "again")}
         saved = {"settings": settings, "measured": {}}
@@ -230,7 +232,8 @@ def main() -> None:
     judged = [row for part in found.values() for rows in part["attacks"].values() for row in rows]
     wrong = [row for row in judged if row["violations"]]
     print(f"\n{len(judged)} attacked sets, {len(wrong)} exceed the guarantee; {time.perf_counter() - started:.0f} s")
-    print(f"one exceeds it by chance with probability at most {len(found) * (1 - JOINT) + ATTACKED_FAILURE:.2g}")
+    chance = len(found) * (1 - JOINT) + len(chosen.again or [chosen.out]) * ATTACKED_FAILURE
+    print(f"one exceeds it by chance with probability at most {chance:.2g}")
     assert not wrong, "an attack exceeds the guarantee"
 
 

@@ -18,12 +18,15 @@ from certiqa.certification import (
     certify,
     certify_each,
     require_certifiable,
+    smallest_num_samples,
 )
 from certiqa.defenses import MedianSmoothing
 from certiqa.errors import UserError
 from certiqa.evaluation import srocc
 from certiqa.evaluation.records import plain
 from certiqa.training import DefenseModule
+
+VALIDATION_SAMPLES = 20  # enough for a curve
 
 
 class Certification(Records):
@@ -43,7 +46,8 @@ class Certification(Records):
             None makes all of them.
         saturation, first_look, look_ratio: see :class:`certiqa.certification.Stopping`.
         randomised: randomised ranks, whose coverage is exact.
-        validation_samples: draws per image at validation; 0 leaves certification out there.
+        validation_samples: draws per image at validation; None for 20, or as many as the primary radius takes; 0
+            leaves certification out there.
         seed: of the draws.
     """
 
@@ -61,7 +65,7 @@ class Certification(Records):
         first_look: int = 50,
         look_ratio: float = 1.1,
         randomised: bool = False,
-        validation_samples: int = 20,
+        validation_samples: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(folder)
@@ -90,17 +94,23 @@ class Certification(Records):
         smooth = require_certifiable(defense)
         lipschitz = max((smooth.lipschitz(size) for size in set(sizes)), default=1.0)
         self.request(smooth, len(sizes), lipschitz)
-        if self.validation_samples:
+        if draws := self.draws_at_validation(smooth, lipschitz):
             try:
                 CertificationRequest(
                     (self.radius,),
                     smooth.sigma,
-                    self.validation_samples,
+                    draws,
                     self.confidence,
                     largest_lipschitz=lipschitz,
                 )
             except UserError as error:
                 raise UserError(f"at validation, certification.validation_samples: {error}") from error
+
+    def draws_at_validation(self, smooth: MedianSmoothing, lipschitz: float = 1.0) -> int:
+        """Return how many draws an image gets at validation, where steps before the noise stretch by ``lipschitz``."""
+        if self.validation_samples is not None:
+            return self.validation_samples
+        return max(VALIDATION_SAMPLES, smallest_num_samples(self.radius * lipschitz, smooth.sigma, self.confidence))
 
     def request(self, smooth: MedianSmoothing, set_size: int, largest_lipschitz: float = 1.0) -> CertificationRequest:
         """Return the checked request of a test of ``set_size`` images."""
@@ -131,13 +141,15 @@ class Certification(Records):
     ) -> None:
         """Certify a batch at the primary radius with few draws, from a stream of its own."""
         assert isinstance(pl_module, DefenseModule)
-        if not self.validation_samples or not batch["image_id"]:
+        smooth = require_certifiable(pl_module.defense)
+        draws = self.draws_at_validation(smooth, smooth.lipschitz(tuple(batch["image"].shape[-2:])))
+        if not draws or not batch["image_id"]:
             return
         bounds = certify(
-            require_certifiable(pl_module.defense),
+            smooth,
             batch["image"],
             self.radius,
-            num_samples=self.validation_samples,
+            num_samples=draws,
             confidence=self.confidence,
             image_ids=batch["image_id"],
             seed=self.seed,

@@ -72,3 +72,5 @@ def check_certificate(resolved: dict[str, Any]) -> None:
     asked = resolved["certification"]
     radii, sigma = [float(radius) for radius in asked["radii"]], resolved["defense"]["sigma"]
     CertificationRequest(tuple(sorted(radii)), sigma, resolved["defense"]["num_samples"], asked["confidence"])
+    if draws := asked["validation_samples"]:
+        CertificationRequest((float(asked["radius"]),), sigma, draws, asked["confidence"])
