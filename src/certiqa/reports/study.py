@@ -20,7 +20,7 @@ from certiqa.errors import UserError
 from certiqa.reports import plots
 from certiqa.reports.html import SCRIPT, picture_uri
 from certiqa.reports.plots import Plot
-from certiqa.reports.tables import NOTHING, decimal, percent
+from certiqa.reports.tables import NOTHING, SPACE, decimal, percent
 from certiqa.storage.files import write_aside
 
 Facts = dict[str, Any]
@@ -86,15 +86,19 @@ def table_rows(figures: pd.DataFrame, facts: Facts, *, best_only: bool = True) -
 
 
 def print_study(figures: pd.DataFrame, facts: Facts, console: Console) -> None:
-    """Print the main table; SROCC under attack is left to the report, it would not fit into a terminal."""
-    columns = {key: heading for key, heading in columns_of(figures).items() if not key.startswith("srocc ")}
+    """Print the main table in the width of a terminal: SROCC under attack and names of options are in the report."""
     table = Table(box=box.SIMPLE, title=facts["name"], title_justify="left", padding=(0, 1, 0, 0))
-    for key, heading in columns.items():
-        left = key in ("purifier", "strength")
-        table.add_column(heading.removesuffix(": change"), justify="left" if left else "right", no_wrap=left)
+    table.add_column("Purifier, strength", no_wrap=True)
+    for heading in ("SROCC\nkept", "Quality\nscore"):
+        table.add_column(heading, justify="right")
+    attacked = [key for key in columns_of(figures) if key.startswith("robust ")]
+    for key in attacked:
+        _, attack, aim = key.split()
+        table.add_column(f"{attack}{' %' if facts['score_range'] else ''}\n{aim}", justify="right")
     for row in table_rows(figures, facts):
         if row["strength"] != UNAVAILABLE:
-            table.add_row(*(row[key] for key in columns))
+            name = f"{row['purifier']} {row['strength'].rpartition(' ')[2]}".strip()
+            table.add_row(name, row["kept"], row["quality"], *(row[key].rstrip(f"{SPACE}%") for key in attacked))
     console.print(table)
     console.print(legend(facts), style="dim")
 
