@@ -187,7 +187,7 @@ def options_of_the_sweep(options):
     return [override.input_line for override in parsed if not override.is_sweep_override()]
 
 
-COMMANDS = re.findall(r"^python (train|evaluate)\.py (.*)$", (ROOT / "docs" / "sweeps.md").read_text(), re.MULTILINE)
+COMMANDS = re.findall(r"^python (train|evaluate)\.py ([^#\n]*?) *(?:#.*)?$", (ROOT / "docs" / "sweeps.md").read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize(("task", "arguments"), COMMANDS, ids=lambda value: value)
