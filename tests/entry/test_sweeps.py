@@ -187,7 +187,8 @@ def options_of_the_sweep(options):
     return [override.input_line for override in parsed if not override.is_sweep_override()]
 
 
-COMMANDS = re.findall(r"^python (train|evaluate)\.py ([^#\n]*?) *(?:#.*)?$", (ROOT / "docs" / "sweeps.md").read_text(), re.MULTILINE)
+PAGE = (ROOT / "docs" / "sweeps.md").read_text()
+COMMANDS = re.findall(r"^python (train|evaluate)\.py ([^#\n]*?) *(?:#.*)?$", PAGE, re.MULTILINE)
 
 
 @pytest.mark.parametrize(("task", "arguments"), COMMANDS, ids=lambda value: value)
