@@ -25,7 +25,7 @@ test: lint  ## the tests, with lint and types
 	$(BIN)/python -m pytest -m "not full" -n 2
 
 test-full: $(STAMP)  ## tests that need a browser or more time
-	$(BIN)/python -m pytest -m full
+	$(BIN)/python -m pytest -m full -n 2 --dist loadfile
 
 test-slurm: $(STAMP)  ## sweeps on a real SLURM, where slurm-wlm and munge are installed (part of test-full)
 	$(BIN)/python -m pytest -m full -rs tests/slurm

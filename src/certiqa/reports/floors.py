@@ -122,7 +122,7 @@ def write_floor_figure(path: str | Path, curves: Sequence[Curve], mos_label: str
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
-        figure = Figure(figsize=(plots.WIDTH * len(curves), plots.HEIGHT * 1.15), layout="constrained")
+        figure = Figure(figsize=(plots.WIDTH * len(curves), plots.HEIGHT * 1.35), layout="constrained")
         panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
         shown = [v for c in curves for v in (*c.certified, *c.worst_found, *(x for a in c.attacks.values() for x in a))]
         bottom = min(0.0, min(shown) - 0.08)
@@ -138,6 +138,6 @@ def write_floor_figure(path: str | Path, curves: Sequence[Curve], mos_label: str
             axes.set_xlabel("l2 radius")
             axes.xaxis.set_major_locator(MaxNLocator(5))
         panels[0].set_ylabel(f"SROCC with {mos_label}")
-        panels[0].legend(loc="lower left")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         with write_aside(Path(path)) as partial:
             figure.savefig(partial, format="svg")
