@@ -1,6 +1,7 @@
 """What several test files share: metrics whose answers are known, and small images."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from certiqa.metrics import FrozenMetric
 from certiqa.storage.cache import cache_root
 
 torch.set_num_threads(1)
+if "PYTEST_XDIST_WORKER" in os.environ:  # commands that tests start share the cores with the other worker
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 class Linear(nn.Module):
