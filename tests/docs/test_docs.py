@@ -102,6 +102,8 @@ SMALL = {
     "certification.radii": "[0.03]",
     "certification.radius": 0.03,
     "attack.queries": 10,
+    **{f"study.attacks.{name}.{key}": 1 for name in ("ifgsm", "advcf") for key in ("steps", "eot_samples")},
+    **{f"study.purifiers.{name}.steps": 1 for name in ("diffpure", "diffpure_unsharp")},
 }
 SMALL_TRAINING = {"trainer.max_steps": 2, "trainer.val_check_interval": 2, "data.limit_validation": 2}
 
