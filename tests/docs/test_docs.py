@@ -115,6 +115,10 @@ def in_small(words, config):
     if {"certification.radii", "num_samples"} & set(options):  # chosen for one another
         small = {key: value for key, value in small.items() if not key.startswith(("certification.", "num_"))}
     options |= {key: f"{key}={value}" for key, value in small.items() if has(config, key)}
+    if "hparams_search" in options:
+        options["hydra.sweeper.n_trials"] = "hydra.sweeper.n_trials=2"
+    if "trainer.devices" in options:
+        options["trainer.devices"] = "trainer.devices=2"
     lists = [key for key, word in options.items() if re.search(r"=[^\[{]*,", word)]
     for place, key in enumerate(lists):
         name, values = options[key].split("=", 1)

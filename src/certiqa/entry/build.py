@@ -207,6 +207,15 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], loggers: lis
     return trainer
 
 
+def check_shares(trainer: pl.Trainer, data: QualityDataModule) -> None:
+    """Raise UserError where a process would have no image to test, which Lightning stops at in the middle of a run."""
+    if trainer.world_size > len(data.test_set):
+        raise UserError(
+            f"{trainer.world_size} processes cannot share {len(data.test_set)} test images; lower trainer.devices, or "
+            "raise data.limit_test"
+        )
+
+
 def run_folder(config: DictConfig) -> Path:
     """Return the run's folder, made by Hydra."""
     return Path(config.paths.run)

@@ -37,6 +37,7 @@ from certiqa.entry.build import (
     build_module,
     build_trainer,
     check_objective,
+    check_shares,
     run_folder,
 )
 from certiqa.entry.fit_metric import fit_metric
@@ -97,6 +98,7 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool) -> float |
     if first_rank:
         keep_curves(folder)
     trainer = build_trainer(config, callbacks, build_loggers(config))
+    check_shares(trainer, data)
     if first_rank and isinstance(recorder, Certification):
         announce(recorder, defense, data)
     if first_rank:
