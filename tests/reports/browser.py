@@ -65,9 +65,7 @@ class Browser:
         while True:
             answer = self._next()
             if answer.get("id") == self._number:
-                if "navigated" in answer.get("error", {}).get(
-                    "message", ""
-                ):  # a click has just led elsewhere: ask there
+                if "navigated" in answer.get("error", {}).get("message", ""):  # a click led elsewhere: ask there
                     return self.call(method, **params)
                 assert "error" not in answer, answer
                 return answer["result"]
