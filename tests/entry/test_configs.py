@@ -1,6 +1,7 @@
 """Every config composes and instantiates; names and keys that do not exist are answered with what does."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -17,6 +18,7 @@ from certiqa.entry.build import (
     build_module,
     build_trainer,
     check_objective,
+    check_shares,
 )
 from certiqa.entry.tracking import build_loggers
 from certiqa.errors import UserError
@@ -260,3 +262,10 @@ def test_missing_values_are_marked_and_nothing_else_is_unset(composed, name):
     with open_dict(config):
         del config["hydra"]
     assert not OmegaConf.missing_keys(config)
+
+
+def test_more_processes_than_test_images_are_refused():
+    data = SimpleNamespace(test_set=range(3))
+    check_shares(SimpleNamespace(world_size=3), data)
+    with pytest.raises(UserError, match="4 processes cannot share 3 test images; lower trainer.devices"):
+        check_shares(SimpleNamespace(world_size=4), data)
