@@ -1,6 +1,6 @@
 """The certified floor of a set's SROCC against the strongest attacks found, at the same l2 radii: docs/guarantees.md.
 
-    python benchmarks/floor_against_attack.py            # all 125 images of mini's quick list; hours on 2 cores
+    python benchmarks/floor_against_attack.py            # all 125 images of mini's quick list
     python benchmarks/floor_against_attack.py --crop 112 # their central 112x112 pixels
     python benchmarks/floor_against_attack.py --again A.json B.json  # what runs with --out have left, in one figure
 
