@@ -50,11 +50,14 @@ def test_crops_lie_inside_the_image(mini_cache):
 
 
 def test_validation_spreads_over_its_list_and_test_can_be_limited(mini_cache):
-    data = QualityDataModule(validation_images=25, limit_test=10, cache=mini_cache)
-    kinds = {record.image_id.split("/")[1].split("_")[0] for record in data.validation_set.records}
-    assert len(data.validation_set) == 25
-    assert len(kinds) >= 20
-    assert len(data.test_set) == 10
+    data = QualityDataModule(validation_images=25, limit_test=25, cache=mini_cache)
+    for chosen in (data.validation_set, data.test_set):
+        kinds = {record.image_id.split("/")[1].split("_")[0] for record in chosen.records}
+        assert len(chosen) == 25
+        assert len(kinds) >= 20
+    assert len(QualityDataModule(limit_test=1, cache=mini_cache).test_set) == 1
+    assert len(QualityDataModule(limit_test=124, cache=mini_cache).test_set) == 124
+    assert len(QualityDataModule(limit_test=126, cache=mini_cache).test_set) == 125
     assert len(QualityDataModule(test="all", cache=mini_cache).test_set) == 625
 
 

@@ -1,5 +1,6 @@
 """Every config composes and instantiates; names and keys that do not exist are answered with what does."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,8 @@ from certiqa.entry.build import (
     check_objective,
     check_shares,
 )
+from certiqa.entry.checks import check_job
+from certiqa.entry.purification import build_study
 from certiqa.entry.tracking import build_loggers
 from certiqa.errors import UserError
 
@@ -73,6 +76,32 @@ def test_every_cell_of_a_sweep_composes(composed, experiment):
         for value in values.split(","):
             config = composed(f"experiment={experiment}", f"{key}={value}", name=task)
             assert config.hydra.runtime.choices[key] == value
+
+
+@pytest.mark.parametrize("experiment", ["sma_table", "mini_sma_sweep"])
+def test_attacks_that_a_sweep_compares_have_one_budget(composed, experiment):
+    attacks = composed(f"experiment={experiment}", name="evaluate").hydra.sweeper.params.attack.split(",")
+    budgets = {composed(f"experiment={experiment}", f"attack={name}", name="evaluate").attack.eps for name in attacks}
+    assert budgets == {4 / 255}
+
+
+def test_every_sigma_of_the_search_can_certify_its_radii(composed):
+    low, high = (
+        float(text) for text in re.findall(r"[\d.]+", composed("hparams_search=sigma").hydra.sweeper.params.sigma)
+    )
+    for sigma in (low, high):
+        check_job(composed("hparams_search=sigma", f"sigma={sigma}"))
+    with pytest.raises(UserError, match="radius"):
+        check_job(composed("hparams_search=sigma", f"sigma={low}", "certification.radii=[0.06,0.12]"))
+
+
+def test_the_commands_of_the_help_would_start(composed):
+    text = OmegaConf.load(CONF / "hydra" / "help" / "certiqa.yaml").header
+    commands = re.findall(r"python (train|evaluate).py(.*?)(?:  |$)", text, re.M)
+    assert len(commands) == 4
+    for name, options in commands:
+        given = [option.partition(",")[0] for option in options.split() if option != "-m"]  # one value of several
+        check_job(composed(*given, name=name))
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: value)
@@ -167,6 +196,20 @@ def test_weights_that_a_user_must_give_are_asked_for(composed):
     config = composed("defense=swinir", name="evaluate")
     with pytest.raises(UserError, match=r"'swinir' needs weights.*SwinIR.*defense\.weights=path"):
         build_defense(config, build_metric(config), trained=True)
+
+
+@pytest.mark.parametrize("defense", ["fcn", "diffpure", "diffpure_unsharp"])
+def test_a_purifier_that_learned_nothing_is_not_evaluated(composed, defense):
+    metric = build_metric(composed())
+    config = composed(f"defense={defense}", "defense.weights=untrained", name="evaluate")
+    with pytest.raises(UserError, match=r"^defense.weights=untrained is for train.py alone"):
+        build_defense(config, metric, trained=True)
+    config = composed("defense=chain", "defense.steps=[fcn,ms]", "+defense.fcn.weights=untrained", name="evaluate")
+    with pytest.raises(UserError, match=r"^defense.fcn.weights=untrained"):
+        build_defense(config, metric, trained=True)
+    study = composed("experiment=purification_quick", f"study.purifiers.{defense}.weights=untrained", name="evaluate")
+    with pytest.raises(UserError, match=rf"^study.purifiers.{defense}.weights=untrained"):
+        build_study(study)
 
 
 def test_test_crops_make_the_metric_a_mean_over_crops(composed):

@@ -210,6 +210,9 @@ def test_a_sweep_of_24_runs_becomes_a_site_with_one_command(browser, tmp_path, m
     site = tmp_path / "outputs" / "evaluate" / "comparison" / "index.html"
     browser.open(site, 1280)
     assert browser.run("document.querySelector('#shown-runs').textContent") == "all 24"
+    assert browser.run("document.querySelector('#shown-means').textContent") == "all 8", "three seeds each"
+    means = browser.run(SHOWN.format(1) + ".map((row) => row.textContent)")
+    assert sum("0, 1, 2" in text for text in means) == 8
     place = browser.run("[...document.querySelectorAll('th[data-key]')].findIndex((th) => th.dataset.key === 'srocc')")
     click_heading(browser, "srocc")
     values = [float(value) for value in browser.run(COLUMN.format(place - 1))]
@@ -218,6 +221,7 @@ def test_a_sweep_of_24_runs_becomes_a_site_with_one_command(browser, tmp_path, m
     choose(browser, "defense", "ms")
     choose(browser, "attack", "ifgsm")
     assert browser.run("document.querySelector('#shown-runs').textContent") == "3 of 24"
+    assert browser.run("document.querySelector('#shown-means').textContent") == "1 of 8"
     browser.run(f"({SHOWN.format(0)})[0].querySelector('th.name a').click()")
     deadline = time.monotonic() + 30
     while browser.run("location.href") == site.as_uri() or browser.run("document.readyState") != "complete":

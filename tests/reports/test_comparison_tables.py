@@ -160,7 +160,7 @@ def test_without_records_nothing_is_tested(tmp_path, write_run):
 
 def test_markdown_has_bold_best_and_says_what_is_compared(sweep):
     table = build_table(gather([sweep]))
-    text = to_markdown(table, marks_of(table, **FACTS), **FACTS)
+    text = to_markdown(table, marks_of(table, **FACTS), significance.explanation(**FACTS))
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
     assert {len(line) for line in lines} == {len(lines[0])}
     names, rows = lines[0], {line[0]: line for line in lines[2:]}
@@ -189,7 +189,7 @@ def test_csv_holds_every_run_and_figure(sweep):
 
 def test_latex_is_a_booktabs_table(sweep):
     table = build_table(gather([sweep]))
-    text = to_latex(table, marks_of(table, **FACTS), **FACTS)
+    text = to_latex(table, marks_of(table, **FACTS), significance.explanation(**FACTS))
     columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)[1]
     body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     assert {len(re.split(r"(?<!\\)&", line)) for line in body} == {len(columns)}
@@ -198,8 +198,8 @@ def test_latex_is_a_booktabs_table(sweep):
         assert part in text
     assert latex("a_b & 5% ~ \u2212\u221e\u4e2d") == r"a\_b \& 5\% \textasciitilde{} $-$$\infty$[U+4E2D]"
     only_failed = [run for run in table.runs if not run.finished]
-    assert to_latex(build_table(only_failed), {}, **FACTS).startswith("% No run here has finished")
-    assert to_markdown(build_table(only_failed), {}, **FACTS).startswith("No run here has finished")
+    assert to_latex(build_table(only_failed), {}).startswith("% No run here has finished")
+    assert to_markdown(build_table(only_failed), {}).startswith("No run here has finished")
 
 
 @pytest.mark.full

@@ -30,7 +30,7 @@ class QualityDataModule(pl.LightningDataModule):
         eval_batch_size: images per step of validation and test; does not change any score beyond rounding.
         crop: side of random square training crops in pixels; None trains on whole images.
         validation_images: how many images validation looks at, spread over its list; None for all.
-        limit_test: test only the first so many images; None for all.
+        limit_test: test only so many images, spread evenly over the list; None for all.
         num_workers: processes that read images.
         seed: of the order and crops; both are functions of (seed, epoch, image) alone.
         cache: folder for what the data set makes; None for the default.
@@ -125,8 +125,7 @@ class QualityDataModule(pl.LightningDataModule):
         whole = self.dataset("quick_validation")
         if self.validation_images is None or self.validation_images >= len(whole):
             return whole
-        rows = np.linspace(0, len(whole) - 1, self.validation_images).round().astype(int)
-        return whole.subset(whole.records[row].image_id for row in sorted(set(rows)))
+        return spread(whole, self.validation_images)
 
     @property
     def test_set(self) -> ImageDataset:
@@ -137,7 +136,7 @@ class QualityDataModule(pl.LightningDataModule):
         whole = self.dataset("quick" if self.test == "quick" else "test")
         if self.limit_test is None or self.limit_test >= len(whole):
             return whole
-        return whole.subset(record.image_id for record in whole.records[: self.limit_test])
+        return spread(whole, self.limit_test)
 
     def _once(self, part: str, choose: Callable[[], ImageDataset]) -> ImageDataset:
         """Return the images of a part, chosen once, with the resized copies that there are or are to be made."""
@@ -293,6 +292,12 @@ class TrainingCrops(Dataset[dict[str, Any]]):
             left = int(generator.integers(width - self.crop + 1))
             item["image"] = item["image"][:, top : top + self.crop, left : left + self.crop].contiguous()
         return item
+
+
+def spread(images: ImageDataset, number: int) -> ImageDataset:
+    """Return ``number`` images spread evenly over a list, whose neighbours are often alike."""
+    rows = np.linspace(0, len(images) - 1, number).round().astype(int)
+    return images.subset(images.records[row].image_id for row in rows)
 
 
 def too_small(image_id: str, size: tuple[int, int], crop: int, number: int = 1) -> UserError:

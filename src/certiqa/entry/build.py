@@ -87,6 +87,8 @@ def build_defense(config: DictConfig, metric: QualityMetric, *, trained: bool) -
         metric: the frozen metric.
         trained: whether denoiser or purifier must come with weights; without a path the shipped ones are taken.
     """
+    if trained:
+        refuse_untrained(OmegaConf.to_container(config.defense), "defense")
     if not config.denoiser:
         weights = purifier_weights(config, metric, trained=trained)
         return as_metric(build(config.defense, metric=metric, **weights))
@@ -104,6 +106,19 @@ def build_defense(config: DictConfig, metric: QualityMetric, *, trained: bool) -
     if not isinstance(denoiser, nn.Module):
         raise UserError(f"denoiser must be a torch.nn.Module, got {type(denoiser).__name__}")
     return as_metric(build(config.defense, metric=metric, denoiser=denoiser))
+
+
+def refuse_untrained(node: Any, name: str) -> None:
+    """Raise UserError where a purifier of a nested config asks for random weights, from which only training starts."""
+    if not isinstance(node, dict):
+        return
+    if node.get("weights") == UNTRAINED:
+        raise UserError(
+            f"{name}.weights={UNTRAINED} is for train.py alone, where the purifier learns; give the weights that were "
+            "trained, or null for the shipped ones of metric=mini"
+        )
+    for key, value in node.items():
+        refuse_untrained(value, f"{name}.{key}")
 
 
 def purifier_weights(config: DictConfig, metric: QualityMetric, *, trained: bool) -> dict[str, str | None]:

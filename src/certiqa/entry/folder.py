@@ -37,6 +37,14 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def shown(path: Path) -> str:
+    """Return ``path`` as a user types it: relative to the working directory where it lies below that."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd().resolve()))
+    except ValueError:
+        return str(path)
+
+
 def move_aside(folder: Path) -> Path | None:
     """Move a whole run to ``<folder>.previous-N`` before a job of a sweep starts it over; None if there is none."""
     if not folder.is_dir():

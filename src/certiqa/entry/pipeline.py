@@ -41,7 +41,7 @@ from certiqa.entry.build import (
     run_folder,
 )
 from certiqa.entry.fit_metric import fit_metric
-from certiqa.entry.folder import finished_summary, keep_curves, last_checkpoint, locked, set_aside
+from certiqa.entry.folder import finished_summary, keep_curves, last_checkpoint, locked, set_aside, shown
 from certiqa.entry.identity import config_hash, flat_identity
 from certiqa.entry.preemption import stopping_on_signals
 from certiqa.entry.purification import run_study
@@ -129,7 +129,7 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool) -> float |
     if not first_rank:
         return None
     print_summary(summary)
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    console.print(f"report: {shown(folder / 'report.html')}", soft_wrap=True)
     if summary.get("num_skipped"):
         console.print(
             f"[yellow]{summary['num_skipped']} images could not be read and were skipped; their records say why. "

@@ -14,7 +14,8 @@ from rich.progress import Progress
 
 from certiqa.attacks import Attack
 from certiqa.data.datamodule import QualityDataModule
-from certiqa.entry.build import build, build_metric, number, run_folder
+from certiqa.entry.build import build, build_metric, number, refuse_untrained, run_folder
+from certiqa.entry.folder import shown
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric
 from certiqa.reports.study import print_study, write_study_report
@@ -58,13 +59,14 @@ def run_study(config: DictConfig) -> None:
     with write_aside(folder / "study.json") as partial:
         partial.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     print_study(figures, facts, console)
-    console.print(f"report: {write_study_report(folder)}", soft_wrap=True)
+    console.print(f"report: {shown(write_study_report(folder))}", soft_wrap=True)
 
 
 def build_study(config: DictConfig) -> PurificationStudy:
     """Build the study with its attacks; budgets may be written as ``4/255``."""
     content = OmegaConf.to_container(config.study, resolve=True)
     assert isinstance(content, dict)
+    refuse_untrained(content, "study")
     attacks: dict[str, Attack] = {}
     for name, options in (content.pop("attacks") or {}).items():
         if options is None:  # taken out on the command line

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from certiqa.errors import UserError
 from certiqa.evaluation.attacked import WORST
@@ -25,6 +27,21 @@ from certiqa.reports.tables import (
     radius_figures,
     value_of,
 )
+
+
+class Spread(float):
+    """The mean of a figure over several runs, with its standard deviation (ddof 1) as ``sd``; NaN of a single run."""
+
+    sd: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return the mean of ``values`` with their deviation."""
+        with np.errstate(invalid="ignore"):
+            found = cls(np.mean(values))
+            found.sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        return found
+
 
 Value = float | str | None
 RUN, SETTINGS, QUALITY = "Run", "Settings", "Correlation, no perturbation"
@@ -55,7 +72,8 @@ class Column:
         """Return a value as it is shown."""
         if self.write is None:
             return NOTHING if value in (None, "") else str(value)
-        return self.write(value if isinstance(value, int | float) else None)
+        text = self.write(value if isinstance(value, int | float) else None)
+        return f"{text} ± {self.write(value.sd)}" if isinstance(value, Spread) and math.isfinite(value.sd) else text
 
 
 RUN_COLUMNS = (
@@ -144,8 +162,7 @@ def build_table(runs: Sequence[ComparedRun], radius: float | None = None) -> Tab
     rows: list[dict[str, Value]] = []
     attack_rows: list[dict[str, Value]] = []
     for number, (run, differing) in enumerate(zip(runs, settings, strict=True)):
-        said = ", ".join(f"{key.removeprefix('defense.')}={value}" for key, value in differing.items())
-        facts = _facts(run) | {"number": float(number), "settings": said}
+        facts = _facts(run) | {"number": float(number), "settings": settings_text(differing)}
         rows.append(facts | _quality(run) | _certified(run, chosen) | _attack_of(run))
         names = run.attacks + ([WORST] if len(run.attacks) > 1 else [])
         attack_rows += [facts | _attack_figures(run, name) | {"attack": name} for name in names if _measured(run, name)]
@@ -158,6 +175,11 @@ def build_table(runs: Sequence[ComparedRun], radius: float | None = None) -> Tab
         if column.key in always or any(row.get(column.key) not in (None, "", NOTHING) for row in rows)
     ]
     return Table(runs, columns, rows, attack_rows, chosen, table_notes(runs, chosen, mixed))
+
+
+def settings_text(settings: Mapping[str, str]) -> str:
+    """Return settings as they are shown: ``quality=30, attack.eps=0.01569``."""
+    return ", ".join(f"{key.removeprefix('defense.')}={value}" for key, value in settings.items())
 
 
 def shared_radius(runs: Iterable[ComparedRun], radius: float | None) -> float | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from certiqa.reports.comparison.columns import CERTIFIED, RUN, SETTINGS, Column, Table, facts_for_csv
 from certiqa.reports.comparison.gather import plural
-from certiqa.reports.comparison.significance import BEST, LEVEL, UNTESTED, block_of, explanation
+from certiqa.reports.comparison.significance import BEST, LEVEL, UNTESTED, block_of
 from certiqa.reports.tables import MINUS, NOTHING, SPACE
 
 Marks = Mapping[tuple[int, str], str]
@@ -39,6 +39,7 @@ LATEX = {
     "†": r"\textsuperscript{$\dagger$}",
     "‡": r"\textsuperscript{$\ddagger$}",
     "·": r"$\cdot$",
+    "±": r"$\pm$",
 }
 
 
@@ -110,7 +111,7 @@ def name_of(table: Table, number: int, column: Column) -> str:
     return f"{text} (random weights)" if column.key == "defense" and table.runs[number].random_weights else text
 
 
-def caption_of(table: Table, shared: Sequence[str], resamples: int, seed: int) -> list[str]:
+def caption_of(table: Table, shared: Sequence[str], marking: str) -> list[str]:
     """Return the sentences below an exported table."""
     blocks = paper_rows(table)
     left = len(table.runs) - sum(map(len, blocks))
@@ -120,14 +121,14 @@ def caption_of(table: Table, shared: Sequence[str], resamples: int, seed: int) -
         sentences.append("Certified columns are proven for every perturbation within the radius.")
     if table.attack_rows:
         sentences.append("Attacked columns are what these attacks did, no guarantee against others.")
-    sentences.append(explanation(resamples, seed))
+    sentences += [marking] if marking else []
     if left:
         sentences.append(f"{plural(left)} that did not finish left out.")
     return sentences
 
 
-def to_markdown(table: Table, marks: Marks, *, resamples: int, seed: int) -> str:
-    """Return the finished runs as a Markdown table."""
+def to_markdown(table: Table, marks: Marks, marking: str = "") -> str:
+    """Return the finished runs as a Markdown table; ``marking`` says below it what the marks mean."""
     blocks = paper_rows(table)
     numbers = [number for block in blocks for number in block]
     if not numbers:
@@ -138,7 +139,7 @@ def to_markdown(table: Table, marks: Marks, *, resamples: int, seed: int) -> str
         cells = ((column, name_of(table, number, column)) for column in columns)
         lines.append([marked(_plain(text), marks.get((number, column.key)), "**{}**") for column, text in cells])
     body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return f"{body}\n\n" + " ".join(_plain(text) for text in caption_of(table, shared, resamples, seed)) + "\n"
+    return f"{body}\n\n" + " ".join(_plain(text) for text in caption_of(table, shared, marking)) + "\n"
 
 
 def _plain(text: str) -> str:
@@ -146,7 +147,7 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text.replace("\n", " "))
 
 
-def to_latex(table: Table, marks: Marks, *, resamples: int, seed: int) -> str:
+def to_latex(table: Table, marks: Marks, marking: str = "", *, label: str = "tab:certiqa-comparison") -> str:
     """Return the finished runs as a LaTeX table for ``\\input``; needs the packages booktabs and graphicx."""
     blocks = paper_rows(table)
     if not blocks:
@@ -172,7 +173,7 @@ def to_latex(table: Table, marks: Marks, *, resamples: int, seed: int) -> str:
             cells = ((column, latex(name_of(table, number, column))) for column in columns)
             shown = (_mark(text, marks.get((number, column.key))) for column, text in cells)
             body.append(" & ".join(shown) + r" \\")
-    below = " ".join(latex(text) for text in caption_of(table, shared, resamples, seed))
+    below = " ".join(latex(text) for text in caption_of(table, shared, marking))
     lines = [
         r"% needs \usepackage{booktabs} and \usepackage{graphicx}",
         r"\begin{table}",
@@ -188,7 +189,7 @@ def to_latex(table: Table, marks: Marks, *, resamples: int, seed: int) -> str:
         r"\bottomrule",
         r"\end{tabular}}",
         r"\caption{Runs of certiqa compared.}",
-        r"\label{tab:certiqa-comparison}",
+        f"\\label{{{label}}}",
         f"\\par\\footnotesize\\raggedright {below}",
         r"\end{table}",
     ]

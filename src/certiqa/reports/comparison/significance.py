@@ -185,20 +185,35 @@ def marks_of(table: Table, *, resamples: int = 1000, seed: int = 0) -> dict[tupl
     return marks
 
 
-def _group_marks(
-    table: Table, key: str, direction: int, group: Sequence[int], resamples: int, seed: int
-) -> dict[tuple[int, str], str]:
+def best_marks(table: Table) -> dict[tuple[int, str], str]:
+    """Return the best cells alone, by (row, column): nothing is tested."""
+    return {
+        (number, column.key): BEST
+        for column in table.columns
+        if column.best
+        for group in rivals(table, column.key)
+        for number in best_of(table, column.key, column.best, group)
+    }
+
+
+def best_of(table: Table, key: str, direction: int, group: Sequence[int]) -> list[int]:
+    """Return the rows of a group with the best value of a column; none where nothing was certified."""
+
     def rank(number: int) -> float:
         value = table.rows[number][key]
         assert isinstance(value, int | float)
         return -abs(value) if key == "gain" else direction * value
 
     top = max(rank(number) for number in group)
-    if not np.isfinite(top):
-        return {}  # nothing was certified
+    return [number for number in group if rank(number) == top] if np.isfinite(top) else []
+
+
+def _group_marks(
+    table: Table, key: str, direction: int, group: Sequence[int], resamples: int, seed: int
+) -> dict[tuple[int, str], str]:
+    best = best_of(table, key, direction, group)
     marks: dict[tuple[int, str], str] = {}
-    best = [number for number in group if rank(number) == top]
-    for number in group:
+    for number in group if best else ():
         if number in best:
             mark = BEST
         elif key not in TESTS:

@@ -30,12 +30,14 @@ from certiqa.reports.comparison.columns import (
 from certiqa.reports.comparison.exports import marked, to_csv, to_latex, to_markdown
 from certiqa.reports.comparison.figures import figures
 from certiqa.reports.comparison.gather import ComparedRun, gather, is_run, notes_on
-from certiqa.reports.comparison.significance import BEST, explanation, marks_of
+from certiqa.reports.comparison.seeds import over_seeds, seeds_to_csv
+from certiqa.reports.comparison.significance import BEST, best_marks, explanation, marks_of
 from certiqa.reports.tables import NOTHING
 from certiqa.storage.files import write_aside
 
 FACETS = ("metric", "defense", "attack", "data", "seed", "status")
 EXPORTS = {"table.csv": "CSV", "table.tex": "LaTeX", "table.md": "Markdown"}
+SEED_EXPORTS = {"seeds.csv": "CSV", "seeds.tex": "LaTeX", "seeds.md": "Markdown"}
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,16 @@ def write_comparison(
     target = Path(into) if into is not None else default_target(given)
     table = build_table(runs, radius)
     marks = marks_of(table, resamples=resamples, seed=seed)
-    facts = {"resamples": resamples, "seed": seed}
+    marking = explanation(resamples, seed)
     try:
         target.mkdir(parents=True, exist_ok=True)
         pages = [page_of(run, target, link=link) for run in runs]
         _write(target / "table.csv", to_csv(table))
-        _write(target / "table.tex", to_latex(table, marks, **facts))
-        _write(target / "table.md", to_markdown(table, marks, **facts))
+        _write(target / "table.tex", to_latex(table, marks, marking))
+        _write(target / "table.md", to_markdown(table, marks, marking))
+        averaged = write_averages(over_seeds(table), target)
         notes = notes_on(runs)
-        _write(target / "index.html", render(table, marks, pages, notes, explanation(**facts)))
+        _write(target / "index.html", render(table, marks, pages, notes, marking, averaged))
     except OSError as error:
         raise UserError(f"cannot write the comparison to '{target}': {error}; choose another folder") from error
     return Site(target / "index.html", runs, notes)
@@ -101,6 +104,19 @@ def default_target(folders: Sequence[Path]) -> Path:
     if common == Path(common.anchor):
         raise UserError("these folders have no folder in common to write the comparison into; say where with --into")
     return common / "comparison"
+
+
+def write_averages(averaged: Table | None, target: Path) -> Table | None:
+    """Write the table over seeds as files, where runs differ in seeds alone; those of an earlier comparison go."""
+    if averaged is None:
+        for name in SEED_EXPORTS:
+            (target / name).unlink(missing_ok=True)
+        return None
+    best = best_marks(averaged)
+    _write(target / "seeds.csv", seeds_to_csv(averaged))
+    _write(target / "seeds.tex", to_latex(averaged, best, label="tab:certiqa-seeds"))
+    _write(target / "seeds.md", to_markdown(averaged, best))
+    return averaged
 
 
 def _write(path: Path, text: str) -> None:
@@ -137,9 +153,14 @@ def page_of(run: ComparedRun, target: Path, *, link: bool = False) -> str | None
 
 
 def render(
-    table: Table, marks: dict[tuple[int, str], str], pages: Sequence[str | None], notes: Sequence[str], marking: str
+    table: Table,
+    marks: dict[tuple[int, str], str],
+    pages: Sequence[str | None],
+    notes: Sequence[str],
+    marking: str,
+    averaged: Table | None = None,
 ) -> str:
-    """Return the site's first page."""
+    """Return the site's first page; ``averaged`` is the table over seeds, where there is one."""
     environment = Environment(
         loader=PackageLoader("certiqa.reports"),
         autoescape=True,
@@ -157,6 +178,8 @@ def render(
         and any(row.get(column.key) not in (None, "") for row in table.attack_rows)
     ]
     columns, shared = shown_columns(table)
+    mean_columns = shown_columns(averaged)[0] if averaged else []
+    best = best_marks(averaged) if averaged else {}
     return environment.get_template("comparison.html.j2").render(
         table=table,
         columns=columns,
@@ -166,6 +189,11 @@ def render(
         attack_heads=heads_of(attack_columns),
         attack_columns=attack_columns,
         attack_rows=[row_of(table, row, attack_columns, {}, pages) for row in table.attack_rows],
+        mean_heads=heads_of(mean_columns),
+        mean_columns=mean_columns,
+        mean_rows=[row_of(averaged, row, mean_columns, best, ()) for row in averaged.rows] if averaged else [],
+        mean_notes=[note for note in averaged.notes if note not in table.notes] if averaged else [],
+        mean_exports=SEED_EXPORTS,
         groups=[group for group in GROUPS if any(column.group == group for column in columns)],
         all_groups=GROUPS,
         facets=facets_of(table),
@@ -225,6 +253,8 @@ def in_order(text: str) -> tuple[bool, int, str]:
 def facet_values(table: Table, row: dict[str, Value], key: str) -> list[str]:
     """Return the values under which a row is found: one, but all attacks of a run with several."""
     column = next(column for column in RUN_COLUMNS if column.key == key)
+    if key == "seed" and row.get("seeds"):
+        return str(row["seeds"]).split(", ")
     several = key == "attack" and row.get("attack") not in (None, *table.runs[number_of(row)].attacks)
     return table.runs[number_of(row)].attacks if several else [column.text(row.get(key))]
 
@@ -255,8 +285,8 @@ def row_of(
             "best": mark == BEST,
         })  # fmt: skip
     return {
-        "name": run.key,
-        "page": pages[number],
+        "name": str(row["name"]),
+        "page": pages[number] if pages else None,
         "status": run.status,
         "finished": run.finished,
         "random": run.random_weights,

