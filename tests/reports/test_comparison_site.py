@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from certiqa.entry.report import main
+from certiqa.errors import UserError
 from certiqa.reports import write_comparison
 from certiqa.reports.comparison import figures as figures_module
 from certiqa.reports.comparison.columns import build_table
@@ -121,6 +122,16 @@ def test_reports_are_copied_where_new_and_linked_where_asked(tmp_path, write_run
     assert "../runs/a/report.html" in links
     assert not any("b/report" in link or link == "runs/b.html" for link in links)
     assert not (linked.index.parent / "runs").exists()
+
+
+def test_studies_are_left_out_and_said_so(tmp_path, write_run, capsys):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "study", task="purification")
+    site = write_comparison([tmp_path], tmp_path / "site", resamples=20)
+    assert [run.key for run in site.runs] == ["a"]
+    assert "Left out, as studies have reports of their own: study." in site.notes
+    with pytest.raises(UserError, match="is a study with a report of its own"):
+        write_comparison([tmp_path / "study"], tmp_path / "site")
 
 
 def test_command_reports_one_run_and_compares_several(sweep, tmp_path, capsys):

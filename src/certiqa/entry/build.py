@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -220,6 +221,18 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], loggers: lis
     trainer = build(config.trainer, **options)
     assert isinstance(trainer, pl.Trainer)
     return trainer
+
+
+def chosen_device(config: DictConfig) -> str:
+    """Return where to compute without a trainer: "cuda" or "cpu", as ``trainer.accelerator`` says.
+
+    Raises:
+        UserError: a GPU was asked for and there is none.
+    """
+    asked = config.trainer.accelerator
+    if asked in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(f"trainer.accelerator={asked}, but torch finds no GPU; leave it at auto or choose cpu")
+    return "cuda" if asked in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
 
 
 def check_shares(trainer: pl.Trainer, data: QualityDataModule) -> None:

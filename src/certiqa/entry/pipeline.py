@@ -64,10 +64,11 @@ def run(config: DictConfig) -> float | None:
     if config.task == "mini_metric":
         fit_metric(config)
         return None
-    if config.task == "purification":
-        run_study(config)
-        return None
     folder = run_folder(config)
+    if config.task == "purification":
+        with locked(folder):
+            run_study(config)
+        return None
     check_objective(config)
     first_rank = not getattr(rank_zero_only, "rank", None)
     with locked(folder) if first_rank else nullcontext():

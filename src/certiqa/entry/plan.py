@@ -11,17 +11,16 @@ from certiqa.entry.app import run_app
 
 def plan(config: DictConfig) -> None:
     """Print the plan of ``evaluate.py`` with the same options."""
-    import torch
     from rich.console import Console
 
     from certiqa.certification import require_certifiable
     from certiqa.certification.planning import plan_certification
     from certiqa.data.datamodule import QualityDataModule
-    from certiqa.entry.build import build, build_defense, build_metric
+    from certiqa.entry.build import build, build_defense, build_metric, chosen_device
     from certiqa.reports.plan import plan_lines
 
     smooth = require_certifiable(build_defense(config, build_metric(config), trained=True))
-    device = "cuda" if config.trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available() else "cpu"
+    device = chosen_device(config)
     data: QualityDataModule = build(config.data)
     chosen = config.certification
     found = plan_certification(

@@ -14,29 +14,60 @@ from rich.progress import Progress
 
 from certiqa.attacks import Attack
 from certiqa.data.datamodule import QualityDataModule
-from certiqa.entry.build import build, build_metric, number, refuse_untrained, run_folder
-from certiqa.entry.folder import shown
+from certiqa.data.images import ImageDataset
+from certiqa.entry.build import build, build_metric, chosen_device, number, refuse_untrained, run_folder
+from certiqa.entry.folder import finished_summary, set_aside, shown
+from certiqa.entry.identity import config_hash
+from certiqa.entry.preemption import stopping_on_signals
 from certiqa.errors import UserError
+from certiqa.evaluation import write_summary
 from certiqa.metrics import QualityMetric
-from certiqa.reports.study import print_study, write_study_report
+from certiqa.reports.study import print_study, read_study, write_study_report
 from certiqa.storage.files import write_aside
 from certiqa.studies import PurificationStudy, study_figures
 from certiqa.studies.figures import best_strengths
 
 
 def run_study(config: DictConfig) -> None:
-    """Run the study in its folder; finished cells are not run again."""
+    """Run the study in its folder; finished parts are not run again, and a finished study is only reported."""
     console = Console()
     folder = run_folder(config)
+    if config.fresh and (kept := set_aside(folder)):
+        console.print(f"starting over; the earlier study is kept in {kept}")
+    if finished_summary(folder, config_hash(config)):
+        console.print(f"this study is finished already ([bold]fresh=true[/bold] starts over): {folder}")
+    else:
+        status, started = "failed", time.monotonic()
+        with stopping_on_signals():
+            try:
+                facts = make_study(config, folder, console)
+                status = "finished"
+            except KeyboardInterrupt:
+                status = "interrupted"
+                raise
+            finally:
+                known = facts if status == "finished" else {"name": config.name}
+                known |= {"status": status, "seconds": round(time.monotonic() - started, 1)}
+                write_summary(folder, {"task": config.task, "config_hash": config_hash(config), **known})
+    figures, facts = read_study(folder)
+    print_study(figures, facts, console)
+    console.print(f"report: {shown(write_study_report(folder))}", soft_wrap=True)
+
+
+def make_study(config: DictConfig, folder: Path, console: Console) -> dict[str, Any]:
+    """Run what is missing, write its tables, and return what a reader must know."""
     seed_everything(config.seed, verbose=False)
     study = build_study(config)
-    metric = build_metric(config)
+    metric = build_metric(config).to(chosen_device(config))
     data: QualityDataModule = build(config.data)
     data.setup("test")
+    images = data.test_set
+    study.leave_out(metric, images.sizes())
     if study.unavailable:
         names = ", ".join(study.unavailable)
         console.print(f"weights not available: {names}; give study.purifiers.NAME.weights=PATH", style="yellow")
-    started = time.monotonic()
+    for cell, reason in study.inapplicable:
+        console.print(f"left out: {cell.label}: {reason}", style="yellow", markup=False)
     loader = data.test_dataloader()
     with Progress(console=console) as bars:
         task = bars.add_task("purification study", total=study.num_parts)
@@ -44,22 +75,25 @@ def run_study(config: DictConfig) -> None:
         def done(part: str) -> None:
             bars.update(task, advance=1, description=part)
 
-        records = study.run(metric, loader, folder, done, data.test_set.fingerprint)
-    figures = study_figures(records, metric)
+        records = study.run(metric, loader, folder, done, images.fingerprint)
+    figures = study_figures(records, metric, mos_lower_better=images.mos_lower_better)
     best = best_strengths(figures)
     with write_aside(folder / "records.parquet") as partial:
         records.to_parquet(partial, index=False)
     with write_aside(folder / "study.csv") as partial:
         figures.to_csv(partial, index=False)
-    facts = describe(config, study, metric, best) | {"seconds": round(time.monotonic() - started, 1)}
+    facts = describe(config, study, metric, images, best)
+    facts["num_images"] = int(records["image_id"].nunique())
+    if skipped := len(images) - facts["num_images"]:
+        facts["num_skipped"] = skipped
+        console.print(f"{skipped} of {len(images)} images could not be read and were skipped", style="yellow")
     if "transfer" in study.aims:
         chosen = [cell for cell in study.cells if best[cell.purifier] == cell.strength]
-        first, attack = next(iter(loader)), next(iter(study.attacks))
-        facts["gallery"] = study.gallery(metric, first, chosen, folder, attack, data.test_set.fingerprint)
+        attack = next(iter(study.attacks))
+        facts["gallery"] = study.gallery(metric, loader, chosen, folder, attack, images.fingerprint)
     with write_aside(folder / "study.json") as partial:
         partial.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    print_study(figures, facts, console)
-    console.print(f"report: {shown(write_study_report(folder))}", soft_wrap=True)
+    return facts
 
 
 def build_study(config: DictConfig) -> PurificationStudy:
@@ -79,7 +113,7 @@ def build_study(config: DictConfig) -> PurificationStudy:
 
 
 def describe(
-    config: DictConfig, study: PurificationStudy, metric: QualityMetric, best: dict[str, str]
+    config: DictConfig, study: PurificationStudy, metric: QualityMetric, images: ImageDataset, best: dict[str, str]
 ) -> dict[str, Any]:
     """Return what a reader of the table must know."""
     return {
@@ -87,13 +121,17 @@ def describe(
         "metric": metric.name,
         "weights": str(metric.weights_source or ""),
         "data": config.data.name,
-        "pseudo_mos": config.data.name == "mini",
+        "pseudo_mos": images.mos_kind == "pseudo-MOS",
         "score_range": metric.score_range,
         "direction": study.direction,
         "attacks": {name: attack_options(config, name) for name in study.attacks},
         "aims": study.aims,
         "best": best,
         "unavailable": study.unavailable,
+        "inapplicable": [
+            {"purifier": cell.purifier, "strength": cell.strength, "reason": reason}
+            for cell, reason in study.inapplicable
+        ],
         "seed": config.seed,
         "status": "finished",
         "folder": str(Path(config.paths.run).name),

@@ -27,11 +27,12 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     from certiqa.reports import write_comparison, write_report
     from certiqa.reports.comparison.gather import is_run
+    from certiqa.reports.study import write_study_report
 
     only = chosen.folders[0] if len(chosen.folders) == 1 else None
     try:
         if only is not None and chosen.into is None and (is_run(only) or not only.is_dir()):
-            print(write_report(only))
+            print(write_study_report(only) if (only / "study.json").is_file() else write_report(only))
             return
         site = write_comparison(
             chosen.folders,

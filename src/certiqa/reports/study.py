@@ -26,6 +26,7 @@ from certiqa.storage.files import write_aside
 Facts = dict[str, Any]
 Rows = list[dict[str, str]]
 UNAVAILABLE = "weights not available"
+INAPPLICABLE = "not applicable"
 
 
 def number(row: Any, key: str) -> float | None:
@@ -82,6 +83,8 @@ def table_rows(figures: pd.DataFrame, facts: Facts, *, best_only: bool = True) -
         rows.append(row)
     if best_only:
         rows += [{**blank, "purifier": name, "strength": UNAVAILABLE} for name in facts["unavailable"]]
+        named = dict.fromkeys(cell["purifier"] for cell in facts.get("inapplicable", []))
+        rows += [{**blank, "purifier": name, "strength": INAPPLICABLE} for name in named if name not in facts["best"]]
     return rows
 
 
@@ -96,7 +99,7 @@ def print_study(figures: pd.DataFrame, facts: Facts, console: Console) -> None:
         _, attack, aim = key.split()
         table.add_column(f"{attack}{' %' if facts['score_range'] else ''}\n{aim}", justify="right")
     for row in table_rows(figures, facts):
-        if row["strength"] != UNAVAILABLE:
+        if row["strength"] not in (UNAVAILABLE, INAPPLICABLE):
             name = f"{row['purifier']} {row['strength'].rpartition(' ')[2]}".strip()
             table.add_row(name, row["kept"], row["quality"], *(row[key].rstrip(f"{SPACE}%") for key in attacked))
     console.print(table)
@@ -157,6 +160,16 @@ def trade_off(figures: pd.DataFrame, facts: Facts, attack: str, aim: str) -> Plo
     return Plot(key, f"Robustness against correlation kept: {attack}, {aim}", svg, caption)
 
 
+def read_study(folder: Path) -> tuple[pd.DataFrame, Facts]:
+    """Return the figures and the facts of a finished study; raises UserError where there is none."""
+    try:
+        facts = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        figures = pd.read_csv(folder / "study.csv", keep_default_na=True).fillna({"strength": "", "aim": ""})
+    except (OSError, ValueError) as error:
+        raise UserError(f"no finished purification study in '{folder}': {error}; run it again to finish it") from error
+    return figures, facts
+
+
 def write_study_report(folder: str | Path) -> Path:
     """Write ``report.html`` of a study from its ``study.csv`` and ``study.json``, and return its path.
 
@@ -164,11 +177,7 @@ def write_study_report(folder: str | Path) -> Path:
         UserError: no finished study in ``folder``.
     """
     folder = Path(folder)
-    try:
-        facts = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        figures = pd.read_csv(folder / "study.csv", keep_default_na=True).fillna({"strength": "", "aim": ""})
-    except (OSError, ValueError) as error:
-        raise UserError(f"no finished purification study in '{folder}': {error}; run it again to finish it") from error
+    figures, facts = read_study(folder)
     environment = Environment(
         loader=PackageLoader("certiqa.reports"),
         autoescape=True,

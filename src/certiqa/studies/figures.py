@@ -15,12 +15,13 @@ KEYS = ["purifier", "strength", "attack", "aim"]
 CRITERION = "robust_abs_gain"
 
 
-def study_figures(records: pd.DataFrame, metric: QualityMetric) -> pd.DataFrame:
+def study_figures(records: pd.DataFrame, metric: QualityMetric, *, mos_lower_better: bool = False) -> pd.DataFrame:
     """Return the measures of every part of a study.
 
     Args:
         records: of :meth:`certiqa.studies.PurificationStudy.run`.
         metric: the undefended metric; gives range and direction.
+        mos_lower_better: opinion scores where lower is better, as a DMOS; 1 is perfect agreement then, too.
 
     Returns:
         the columns of :func:`~certiqa.evaluation.purification.purification_gains` and ``purification_sroccs``,
@@ -37,7 +38,7 @@ def study_figures(records: pd.DataFrame, metric: QualityMetric) -> pd.DataFrame:
         row["quality_score"] = quality_score(good["ssim"].to_numpy(float), good["psnr"].to_numpy(float))
         if len(good) > 2:
             columns = (clear, attacked, defended, defended_attacked)
-            mos = good["mos"].to_numpy(float)
+            mos = (-1 if mos_lower_better else 1) * good["mos"].to_numpy(float)
             row |= purification_sroccs(None if np.isnan(mos).any() else mos, *columns, lower_better=metric.lower_better)
         if metric.score_range is not None and len(good) > 1:
             gain = absolute_gain(

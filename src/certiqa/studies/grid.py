@@ -33,6 +33,11 @@ class Cell:
         return "" if self.option is None else f"{self.option} {self.value}"
 
     @property
+    def label(self) -> str:
+        """The cell as messages name it."""
+        return f"{self.purifier} {self.strength}".strip()
+
+    @property
     def slug(self) -> str:
         """The cell as a folder's name."""
         return re.sub(r"[^\w.-]+", "_", "-".join([self.purifier, *filter(None, [self.strength])]))
@@ -48,16 +53,18 @@ def grid(purifiers: Mapping[str, Mapping[str, Any] | None]) -> list[Cell]:
 
     Args:
         purifiers: options by name; at most one of a purifier's options is a list, its strengths. ``weights: null``
-            lists a network whose weights are not at hand.
+            lists a network whose weights are not at hand; None in place of options takes a purifier out.
 
     Raises:
         UserError: no purifier, two options with lists, or an empty list.
     """
-    if not purifiers:
+    if all(given is None for given in purifiers.values()):
         raise UserError("a purification study needs purifiers, e.g. study.purifiers.jpeg.quality=[10,50,90]")
     cells = []
     for name, given in purifiers.items():
-        options = dict(given or {})
+        if given is None:  # taken out
+            continue
+        options = dict(given)
         lists = [key for key, value in options.items() if isinstance(value, list | tuple)]
         if len(lists) > 1:
             raise UserError(

@@ -6,30 +6,25 @@ adaptive attacks beside the paper's.
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from certiqa.attacks import Attack
+from certiqa.attacks import Attack, SetAttack, UniversalAttack
+from certiqa.attacks.suite import Suite
 from certiqa.defenses import PurifiedMetric, load_purifier
 from certiqa.errors import UserError, suggest
 from certiqa.evaluation.distances import image_distances
 from certiqa.metrics import QualityMetric
-from certiqa.metrics.weights import fingerprint
-from certiqa.storage.files import write_aside
-from certiqa.studies.grid import Cell, grid
+from certiqa.studies.grid import WEIGHTS, Cell, grid
+from certiqa.studies.kept import file_of, keep, mark, replayed, save, written
 
-log = logging.getLogger(__name__)
 AIMS = ("transfer", "adaptive")
 NONE = "none"
 Batches = Iterable[Mapping[str, Any]]
@@ -50,7 +45,13 @@ class PurificationStudy:
         seed: of the attacks and of random purifiers.
 
     Raises:
-        UserError: no attack, an unknown aim, or a purifier that cannot be built.
+        UserError: no attack or one that needs more than a batch of images, an unknown aim, or a purifier that cannot
+            be built.
+
+    Attributes:
+        cells: the cells that are run.
+        unavailable: names of purifiers without weights.
+        inapplicable: the cells that metric or images cannot meet, with the reason, see :meth:`leave_out`.
     """
 
     def __init__(
@@ -67,14 +68,54 @@ class PurificationStudy:
             raise UserError(
                 f"study.aims must be some of {', '.join(AIMS)}, got {list(aims)}.{suggest(unknown(aims), AIMS)}"
             )
+        for name, attack in attacks.items():
+            if isinstance(attack, SetAttack | UniversalAttack | Suite):
+                raise UserError(
+                    f"study.attacks.{name} is {attack.name}, which needs a whole set; a study takes attacks on single "
+                    "images, e.g. certiqa.attacks.IFGSM"
+                )
         self.cells = [cell for cell in grid(purifiers) if cell.available]
         self.unavailable = [cell.purifier for cell in grid(purifiers) if not cell.available]
+        self.inapplicable: list[tuple[Cell, str]] = []
         self.attacks = dict(attacks)
         self.aims = list(aims)
         self.direction = direction
         self.seed = seed
         for cell in self.cells:  # what cannot be built is said before any work
             load_purifier(cell.purifier, **cell.options)
+
+    def defend(self, metric: QualityMetric, cell: Cell) -> PurifiedMetric:
+        """Return the metric behind a cell's purifier, on the metric's device."""
+        return PurifiedMetric(metric, load_purifier(cell.purifier, **cell.options), seed=self.seed).to(
+            device_of(metric)
+        )
+
+    def leave_out(self, metric: QualityMetric, sizes: Iterable[Sequence[int]]) -> None:
+        """Take out the cells whose images the metric cannot score, before any work; ``inapplicable`` has the reasons.
+
+        Args:
+            metric: the undefended metric.
+            sizes: (height, width) of the images.
+
+        Raises:
+            UserError: if nothing is left.
+        """
+        shapes = sorted({(int(height), int(width)) for height, width in sizes})
+        for cell in self.cells:
+            try:
+                defended = self.defend(metric, cell)
+                for shape in shapes:
+                    black = torch.zeros(1, 3, *shape, device=device_of(metric))
+                    defended.check_images(black)
+                    if WEIGHTS not in cell.options:  # networks take any size
+                        metric.check_images(defended.purify(black))
+            except UserError as error:
+                self.inapplicable.append((cell, str(error)))
+        left_out = [cell for cell, _ in self.inapplicable]
+        self.cells = [cell for cell in self.cells if cell not in left_out]
+        if not self.cells:
+            reason = self.inapplicable[0][1] if left_out else "no weights are given"
+            raise UserError(f"no purifier of this study can be run: {reason}")
 
     @property
     def num_parts(self) -> int:
@@ -104,49 +145,65 @@ class PurificationStudy:
             between the clear image and the purified attacked one.
         """
         folder = Path(folder)
-        kept = folder / "transfer" / mark(metric, data_fingerprint)
         for name in self.attacks:
-            self.transfer(metric, batches, kept / name, name)
+            self.transfer(metric, batches, self.kept(metric, folder, name, data_fingerprint), name)
             done(f"{name} on the undefended metric")
         tables = []
         for cell in self.cells:
-            defended = PurifiedMetric(metric, load_purifier(cell.purifier, **cell.options), seed=self.seed)
-            parts = [(NONE, "")] + [(attack, aim) for attack in self.attacks for aim in self.aims]
-            for attack, aim in parts:
+            defended = self.defend(metric, cell)
+            for attack, aim in [(NONE, "")] + [(attack, aim) for attack in self.attacks for aim in self.aims]:
                 name = "-".join(filter(None, [attack, aim]))
-                path = folder / "cells" / f"{cell.slug}-{mark(defended, data_fingerprint)}" / f"{name}.parquet"
+                made = mark(defended, data_fingerprint, cell.options, self.settings(attack))
+                path = folder / "cells" / cell.slug / f"{name}-{made}.parquet"
                 if not path.is_file():
+                    kept = self.kept(metric, folder, attack, data_fingerprint)
                     rows = list(self.part(metric, defended, batches, kept, attack, aim))
                     facts = {"purifier": cell.purifier, "strength": cell.strength, "attack": attack, "aim": aim}
                     save(pd.DataFrame(rows).assign(**facts), path)
                 tables.append(pd.read_parquet(path))
-                done(f"{cell.purifier} {cell.strength}: {name}")
+                done(f"{cell.label}: {name}")
         return pd.concat(tables, ignore_index=True)
 
+    def settings(self, attack: str) -> list[Any]:
+        """Return what decides an attack's images beside the metric: its class and options, direction and seed."""
+        if attack == NONE:
+            return [self.seed]
+        made = self.attacks[attack]
+        options = {
+            key: value for key, value in vars(made).items() if isinstance(value, str | int | float | bool | None)
+        }
+        return [type(made).__name__, options, self.direction, self.seed]
+
+    def kept(self, metric: QualityMetric, folder: Path, attack: str, data_fingerprint: str) -> Path:
+        """Return where the images of a transfer attack are kept."""
+        return folder / "transfer" / f"{attack}-{mark(metric, data_fingerprint, self.settings(attack))}"
+
     def transfer(self, metric: QualityMetric, batches: Batches, target: Path, name: str) -> None:
-        """Make the images of a transfer attack, one file per batch; those that are there are kept."""
-        if "transfer" not in self.aims or target.is_dir():
+        """Make the images of a transfer attack, one file per image; those that are there are kept."""
+        whole = target / "complete"
+        if "transfer" not in self.aims or whole.is_file():
             return
         attack = self.attacks[name]
-        making = target.with_name(f".{name}.part")
-        shutil.rmtree(making, ignore_errors=True)
-        making.mkdir(parents=True)
-        for number, batch in enumerate(batches):
-            images = attack(metric, batch["image"], self.direction, image_ids=batch["image_id"], seed=self.seed)
-            values = (images * 255).round().byte() if attack.rounds else images
-            np.save(making / f"{number}.npy", values.cpu().numpy())
-        making.rename(target)
+        target.mkdir(parents=True, exist_ok=True)
+        for images, ids, _ in readable(batches, metric):
+            missing = [place for place, image_id in enumerate(ids) if not file_of(target, image_id).is_file()]
+            if not missing:
+                continue
+            names = [ids[place] for place in missing]
+            attacked = attack(metric, images[missing], self.direction, image_ids=names, seed=self.seed)
+            keep(target, names, (attacked * 255).round().byte() if attack.rounds else attacked)
+        with written(whole) as partial:
+            partial.touch()
 
     def part(
         self, metric: QualityMetric, defended: PurifiedMetric, batches: Batches, kept: Path, attack: str, aim: str
-    ) -> Iterable[dict[str, Any]]:
+    ) -> Iterator[dict[str, Any]]:
         """Yield the rows of one part of a cell; the images of transfer attacks are in ``kept``."""
-        for number, batch in enumerate(batches):
-            images, ids = batch["image"], list(batch["image_id"])
+        for images, ids, mos in readable(batches, metric):
             if attack == NONE:
                 attacked = images
             elif aim == "transfer":
-                attacked = replayed(kept / attack / f"{number}.npy", images)
+                attacked = replayed(kept, ids, images)
             else:
                 attacked = self.attacks[attack](defended, images, self.direction, image_ids=ids, seed=self.seed)
             with torch.no_grad():
@@ -161,7 +218,7 @@ class PurificationStudy:
                 distances = image_distances(images[place], purified[place])
                 yield {
                     "image_id": image_id,
-                    "mos": float(batch["mos"][place]),
+                    "mos": float(mos[place]),
                     **{key: float(values[place]) for key, values in scores.items()},
                     "psnr": distances["psnr"],
                     "ssim": distances["ssim"],
@@ -171,25 +228,25 @@ class PurificationStudy:
     def gallery(
         self,
         metric: QualityMetric,
-        batch: Mapping[str, Any],
+        batches: Batches,
         cells: Sequence[Cell],
         folder: Path,
         attack: str,
         data_fingerprint: str = "",
     ) -> list[dict[str, Any]]:
-        """Save what each purifier makes of the first image of a batch and of its transfer attack.
+        """Save what each purifier makes of the first image and of its transfer attack.
 
         Returns:
             one entry per picture: ``label``, ``file`` in ``folder``, and the ``score`` of the undefended metric on it.
         """
-        image, ids = batch["image"][:1], list(batch["image_id"])[:1]
-        kept = folder / "transfer" / mark(metric, data_fingerprint)
-        attacked = replayed(kept / attack / "0.npy", batch["image"])[:1]
+        images, ids, _ = next(readable(batches, metric))
+        image, ids = images[:1], ids[:1]
+        attacked = replayed(self.kept(metric, folder, attack, data_fingerprint), ids, image)
         pictures = {"clear": image, f"attacked ({attack})": attacked}
         for cell in cells:
-            defended = PurifiedMetric(metric, load_purifier(cell.purifier, **cell.options), seed=self.seed)
             with torch.no_grad():
-                pictures[f"{cell.purifier} {cell.strength}".strip()] = defended.purify(attacked, ids).clamp(0, 1)
+                purified = self.defend(metric, cell).purify(attacked, ids).clamp(0, 1)
+            pictures[cell.label] = purified
         entries = []
         (folder / "gallery").mkdir(exist_ok=True)
         for number, (label, picture) in enumerate(pictures.items()):
@@ -206,15 +263,16 @@ def unknown(aims: Sequence[str]) -> str:
     return next((str(aim) for aim in aims if aim not in AIMS), "")
 
 
-def mark(metric: QualityMetric, data_fingerprint: str) -> str:
-    """Return eight hexadecimal digits of the weights of a metric, purifier included, and of the data."""
-    return hashlib.blake2b(f"{fingerprint(metric)} {data_fingerprint}".encode(), digest_size=4).hexdigest()
+def device_of(metric: QualityMetric) -> torch.device:
+    """Return where a metric computes."""
+    return next((tensor.device for tensor in (*metric.parameters(), *metric.buffers())), torch.device("cpu"))
 
 
-def replayed(path: Path, images: Tensor) -> Tensor:
-    """Return attacked images that were kept, on the device of ``images``."""
-    values = torch.from_numpy(np.load(path))
-    return values.to(images) / 255 if values.dtype == torch.uint8 else values.to(images)
+def readable(batches: Batches, metric: QualityMetric) -> Iterator[tuple[Tensor, list[str], Tensor]]:
+    """Yield images on the metric's device, their ids and opinion scores; batches without a readable image are empty."""
+    for batch in batches:
+        if ids := list(batch["image_id"]):
+            yield batch["image"].to(device_of(metric)), ids, batch["mos"]
 
 
 def same_size(purified: Tensor, images: Tensor) -> Tensor:
@@ -222,13 +280,3 @@ def same_size(purified: Tensor, images: Tensor) -> Tensor:
     if purified.shape == images.shape:
         return purified
     return F.interpolate(purified, size=images.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def save(table: pd.DataFrame, path: Path) -> None:
-    """Write a part's records at once or not at all; raises UserError where the disk refuses."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with write_aside(path) as partial:
-            table.to_parquet(partial, index=False)
-    except OSError as error:
-        raise UserError(f"cannot write '{path}': {error}; finished parts are safe, free space and run again") from error

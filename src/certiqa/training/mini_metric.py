@@ -86,10 +86,10 @@ def fit_mini_metric(
     plain = {
         split: features_of(backbone, load_dataset("mini", split, cache=cache)) for split in ("train", "validation")
     }
-    more = features_of_variants(backbone, variants, seed)
-    features = np.concatenate([plain["train"][0], more[0]])
-    targets = to_logits(np.concatenate([plain["train"][1], more[1]]))
-    photographs = np.concatenate([plain["train"][2], more[2]])
+    parts = [plain["train"]] + ([features_of_variants(backbone, variants, seed)] if variants else [])
+    features = np.concatenate([part[0] for part in parts])
+    targets = to_logits(np.concatenate([part[1] for part in parts]))
+    photographs = np.concatenate([part[2] for part in parts])
 
     train, validation = plain["train"], plain["validation"]
     names = np.random.default_rng(seed).permutation(sorted(SPLITS["train"]))
@@ -177,7 +177,7 @@ def features_of_variants(backbone: nn.Module, variants: int, seed: int) -> tuple
     batches = []
     workers = max(1, (os.cpu_count() or 1) - 1)
     with Progress() as progress, ProcessPoolExecutor(workers) as pool:
-        made = pool.map(distorted_variant, *zip(*jobs, strict=True)) if jobs else iter(())
+        made = pool.map(distorted_variant, *zip(*jobs, strict=True))
         for crops in progress.track(made, total=len(jobs), description="augmented photographs"):
             tensors = torch.stack([to_tensor(crop) for crop in crops])
             batches += [_pooled(backbone, chunk) for chunk in tensors.split(25)]

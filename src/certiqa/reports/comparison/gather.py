@@ -24,6 +24,8 @@ SET_ASIDE = re.compile(r"\.previous-\d+$")
 MARKS = ("summary.json", "records.parquet", "records", ".hydra")
 """What a run's folder holds from its first second on, at least one of them."""
 UNFINISHED = "unfinished"
+STUDIES = ("purification", "mini_metric")
+"""Tasks whose folders are no runs of a defense."""
 BARE = ("", "none", "identity")
 """Names of no defense."""
 NO_NEED = ("format", "task", "seed", "sigma", "num_samples", "weights", "data", "device", "data.name", "defense.name")
@@ -156,6 +158,23 @@ def gather(folders: Iterable[str | Path]) -> list[ComparedRun]:
         number = taken[name.lower()]
         runs.append(read_run(folder, name if number == 1 else f"{name}~{number}"))
     return runs
+
+
+def comparable(runs: Sequence[ComparedRun]) -> tuple[list[ComparedRun], list[str]]:
+    """Return the runs without studies, whose cells are no runs, and what is to be said of what is left out.
+
+    Raises:
+        UserError: if nothing is left.
+    """
+    studies = [run for run in runs if run.summary.get("task") in STUDIES]
+    left = [run for run in runs if run.summary.get("task") not in STUDIES]
+    if not left:
+        raise UserError(
+            f"'{studies[0].folder}' is a study with a report of its own ({studies[0].folder / 'report.html'}); "
+            "give runs of train.py or evaluate.py to compare"
+        )
+    told = ", ".join(run.key for run in studies)
+    return left, [f"Left out, as studies have reports of their own: {told}."] if studies else []
 
 
 def read_run(folder: Path, key: str) -> ComparedRun:

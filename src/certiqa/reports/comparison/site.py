@@ -29,7 +29,7 @@ from certiqa.reports.comparison.columns import (
 )
 from certiqa.reports.comparison.exports import marked, to_csv, to_latex, to_markdown
 from certiqa.reports.comparison.figures import figures
-from certiqa.reports.comparison.gather import ComparedRun, gather, is_run, notes_on
+from certiqa.reports.comparison.gather import ComparedRun, comparable, gather, is_run, notes_on
 from certiqa.reports.comparison.seeds import over_seeds, seeds_to_csv
 from certiqa.reports.comparison.significance import BEST, best_marks, explanation, marks_of
 from certiqa.reports.tables import NOTHING
@@ -74,7 +74,7 @@ def write_comparison(
     given = [Path(folder) for folder in folders]
     if resamples < 1:
         raise UserError(f"the number of resamples must be at least 1, got {resamples}; 1000 is usual")
-    runs = gather(given)
+    runs, left_out = comparable(gather(given))
     target = Path(into) if into is not None else default_target(given)
     table = build_table(runs, radius)
     marks = marks_of(table, resamples=resamples, seed=seed)
@@ -86,7 +86,7 @@ def write_comparison(
         _write(target / "table.tex", to_latex(table, marks, marking))
         _write(target / "table.md", to_markdown(table, marks, marking))
         averaged = write_averages(over_seeds(table), target)
-        notes = notes_on(runs)
+        notes = [*left_out, *notes_on(runs)]
         _write(target / "index.html", render(table, marks, pages, notes, marking, averaged))
     except OSError as error:
         raise UserError(f"cannot write the comparison to '{target}': {error}; choose another folder") from error
