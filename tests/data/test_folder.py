@@ -39,6 +39,16 @@ def test_scored_images_are_split(folder):
     assert len(load_dataset("folder", "test", root=folder, splits="all")) == 12
 
 
+def test_a_column_called_dmos_needs_its_direction(folder):
+    table = next(folder.glob("*.csv"))
+    table.write_text(table.read_text().replace("mos", "DMOS", 1))
+    with pytest.raises(UserError, match=r"in the column 'DMOS'.*say data.lower_better=true or false"):
+        load_dataset("folder", "test", root=folder, splits="all")
+    for direction in (False, True):
+        images = load_dataset("folder", "test", root=folder, splits="all", lower_better=direction)
+        assert images.mos_lower_better is direction
+
+
 def test_lower_better_scores_stay_native_and_are_turned_round_normalised(folder):
     plain = load_dataset("folder", "test", root=folder, splits="all")
     turned = load_dataset("folder", "test", root=folder, splits="all", lower_better=True)

@@ -1,6 +1,7 @@
 """Records: what is written once stays, whatever ends the run."""
 
 import math
+import os
 
 import numpy as np
 import pandas as pd
@@ -148,3 +149,16 @@ def test_plain_floats():
     assert plain(math.nan) is None
     assert plain(-math.inf) == -math.inf
     assert plain(np.float32(0.5)) == 0.5
+
+
+def test_lines_that_are_newer_than_the_compiled_table_are_read(tmp_path):
+    """A run that goes on has a table of its earlier sessions."""
+    store = RecordStore(tmp_path)
+    store.append(rows("a"))
+    store.compile()
+    before = (tmp_path / "records.parquet").stat().st_mtime_ns
+    store.append(rows("b"))
+    lines = next((tmp_path / "records").glob("rank-*.jsonl"))
+    os.utime(lines, ns=(before + 10**9, before + 10**9))
+    assert set(read_records(tmp_path)["image_id"]) == {"a", "b"}
+    assert set(store.compile()["image_id"]) == {"a", "b"}

@@ -62,6 +62,19 @@ def test_only_points_within_the_radius_are_filled(tmp_path, write_run, monkeypat
     assert drawn["bare"][1] > drawn["inside"][1]  # in the strip of what is not certified
 
 
+def test_a_run_certified_elsewhere_is_not_called_uncertified(tmp_path, write_run):
+    write_run(tmp_path / "here", attacks={"pgd": 0.02})
+    bare = write_run(tmp_path / "bare", defense="none", attacks={"pgd": 0.5})
+    assert "certified_radius" not in bare
+    table = build_table(gather([tmp_path]))
+    caption = figures_module.measured_plot(table.runs, figures_module.series_of(table.runs), table.radius).caption
+    assert "Grey strip: runs without a certificate. " in caption
+    write_run(tmp_path / "elsewhere", defense="dms", radii=(0.2,), attacks={"pgd": 0.02})
+    table = build_table(gather([tmp_path]), radius=0.03)
+    caption = figures_module.measured_plot(table.runs, figures_module.series_of(table.runs), table.radius).caption
+    assert "runs without a certificate, and 1 run certified at other radii alone" in caption
+
+
 def test_the_page_stands_alone_and_links_to_its_runs(sweep, read_comparison):
     site = write_comparison([sweep], resamples=50)
     assert site.index == sweep / "comparison" / "index.html"

@@ -150,6 +150,25 @@ def test_what_is_not_comparable_is_not_ranked(tmp_path, write_run):
     assert any("different confidence per side and image: 0.99, 0.999" in note for note in notes_on(runs))
 
 
+@pytest.mark.parametrize(
+    ("identity", "facts"),
+    [({"attack.direction": "away"}, {}), ({}, {"attack_set_size_ifgsm": 20})],
+    ids=["away from the middle", "of a whole set"],
+)
+def test_mean_gains_that_cancel_are_not_ranked(tmp_path, write_run, identity, facts):
+    for name, gain in (("ms", 0.0), ("dms", 0.4)):
+        write_run(tmp_path / name, defense=name, attacks={"ifgsm": gain}, identity=identity, **facts)
+    runs = gather([tmp_path])
+    assert marks_by_name(runs, "gain") == {}
+    assert marks_by_name(runs, "srocc") != {}
+
+
+def test_a_radius_of_many_digits_is_found(tmp_path, write_run):
+    radii = (8 / 255, 16 / 255)
+    write_run(tmp_path / "a", radii=radii, certified_radius=radii[1])
+    assert build_table(gather([tmp_path])).radius == pytest.approx(16 / 255, rel=1e-5)
+
+
 def test_without_records_nothing_is_tested(tmp_path, write_run):
     for name, error in (("a", 0.4), ("b", 0.2)):
         write_run(tmp_path / name, defense=name, error=error)

@@ -12,6 +12,7 @@ from certiqa.attacks.sets import SetAttack
 from certiqa.attacks.target import Direction, Target
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric
+from certiqa.metrics.base import as_metric
 
 
 class Noise(Attack):
@@ -80,6 +81,7 @@ class Suite(Attack):
                 f"{', '.join(sets)} of the suite attack a whole set and have no direction: run the suite with "
                 "evaluate.py, which attacks the set after its images, or call craft_set of each"
             )
+        metric = as_metric(metric)
         judge = Target(metric, images, direction, targets=targets, image_ids=image_ids, seed=seed)
         best = judge.values(images)
         worst = AttackResult(images.clone(), images.clone(), 0, 0, torch.zeros_like(judge.failed))

@@ -27,11 +27,13 @@ class Records(pl.Callback):
 
     Attributes:
         identity: what else than weights and data decides the numbers; the run's semantic config.
+        num_recorded: images that this process has recorded.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.identity: dict[str, Any] = {}
+        self.num_recorded = 0
         self._store: RecordStore | None = None
 
     @property
@@ -83,6 +85,7 @@ class Records(pl.Callback):
                 failure = f"metric '{pl_module.base_metric.name}' scored {clean} on image {facts['image_id']} as it is"
                 rows = [{**more, "failure": failure} for more in rows]
             self.store.append([{**facts, **more} for more in rows])
+            self.num_recorded += 1
 
     def store_skipped(self, failed: Sequence[Row]) -> None:
         """Record images that could not be read, with the reason, once."""

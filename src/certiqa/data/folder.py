@@ -38,7 +38,7 @@ def load_folder(
     mos_column: str | None = None,
     reference_column: str | None = None,
     mos_range: Sequence[float] | None = None,
-    lower_better: bool = False,
+    lower_better: bool | None = None,
     splits: str = "auto",
     unmatched: str = "raise",
     listing: Listing = list_images,
@@ -53,7 +53,8 @@ def load_folder(
         scores: csv or xlsx with a row per image; None for the one in ``root`` with image names and scores, if any.
         image_column, mos_column, reference_column: of the table; None for the usual names.
         mos_range: scale of the scores (low, high); None for 0-1, 1-5, 0-10 or 0-100, by their extremes.
-        lower_better: of the scores, as of a DMOS; they stay as they are, normalised ones are turned round.
+        lower_better: of the scores, as of a DMOS; they stay as they are, normalised ones are turned round. None: they
+            are not, but a column called dmos is refused, since that is said of both.
         splits: "auto" takes a split column where there is one; else it splits scored images 80/10/10, by reference
             where there is a column of them, and tests all images that have no scores. "all" tests all, "random" splits
             by image, "reference" by reference; anything else names a split column.
@@ -88,6 +89,11 @@ def load_folder(
         return dataset_of(
             split, parts, records, sizes, name="folder", mos_range=None, mos_kind="none", whole_test=splits != "random"
         )
+    if lower_better is None and table.mos is not None and "dmos" in table.mos.lower():
+        raise UserError(
+            f"'{table.path.name}' has its scores in the column '{table.mos}', where lower is better (LIVE, CSIQ) or "
+            "worse (KADID-10k): say data.lower_better=true or false"
+        )
     values = table.scores
     assert values is not None
     scale = scale_of(values, mos_range, table.path)
@@ -119,7 +125,7 @@ def load_folder(
         sizes,
         name="folder",
         mos_range=scale,
-        mos_lower_better=lower_better,
+        mos_lower_better=bool(lower_better),
         whole_test=splits == "all",
     )
 

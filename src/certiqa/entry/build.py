@@ -218,6 +218,8 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], loggers: lis
     if SLURMEnvironment.detect():
         # Lightning would requeue the job too, and pass SIGTERM over: that is for submitit and this project to do
         options["plugins"] = [SLURMEnvironment(auto_requeue=False)]
+    if config.trainer.accelerator == "auto":  # would take Apple's GPU, too, which has no float64 for the scores
+        options["accelerator"] = chosen_device(config)
     trainer = build(config.trainer, **options)
     assert isinstance(trainer, pl.Trainer)
     return trainer

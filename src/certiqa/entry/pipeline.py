@@ -47,7 +47,8 @@ from certiqa.entry.preemption import stopping_on_signals
 from certiqa.entry.purification import run_study
 from certiqa.entry.tracking import build_loggers, closing_loggers, publish, start_tracking
 from certiqa.errors import UserError, suggest
-from certiqa.evaluation import RecordStore, summarise, write_summary
+from certiqa.evaluation import RecordStore, read_summary, summarise, write_summary
+from certiqa.evaluation.summary import finite
 from certiqa.metrics import QualityMetric
 from certiqa.metrics.weights import fingerprint
 from certiqa.reports import print_summary, write_report
@@ -104,7 +105,9 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool) -> float |
         announce(recorder, defense, data)
     if first_rank:
         start_tracking(trainer, config)
-    status, started = "failed", time.monotonic()
+    status, started, tested = "failed", time.monotonic(), None
+    earlier = earlier_session(folder, config)
+    facts["device"] = name_of_device(trainer.strategy.root_device)
     with stopping_on_signals() as preemption:
         try:
             if module.objective is not None:
@@ -113,7 +116,8 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool) -> float |
                     added = [note for note in data.train_set.notes if note not in facts["data_notes"]]
                     facts["data_notes"] += added
                     console.print("\n".join(added), style="yellow", end="\n" if added else "")
-                facts["seconds_training"] = round(time.monotonic() - started, 1)
+                facts["seconds_training"] = round(earlier["seconds_training"] + time.monotonic() - started, 1)
+            tested = time.monotonic()
             if config.get("optimise"):
                 facts |= validate(trainer, module, data)
             else:
@@ -125,7 +129,9 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool) -> float |
             raise KeyboardInterrupt from error
         finally:
             preemption.closing = True
-            facts |= {"status": status, "seconds": round(time.monotonic() - started, 1)}
+            facts |= {"status": status, "seconds": round(earlier["seconds"] + time.monotonic() - started, 1)}
+            recorded = recorder.num_recorded * trainer.world_size  # images are shared out evenly
+            facts["images_per_second"] = recorded / (time.monotonic() - tested) if tested and recorded else None
             summary = finish(folder, defense, config, facts, callbacks) if first_rank else {}
     if not first_rank:
         return None
@@ -146,10 +152,22 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool) -> float |
     return optimised(config, summary)
 
 
-def validate(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule) -> dict[str, float]:
+def earlier_session(folder: Path, config: DictConfig) -> dict[str, float]:
+    """Return how long earlier sessions of an unfinished run took, as far as they ended in order."""
+    summary = read_summary(folder) or {}
+    mine = summary if summary.get("config_hash") == config_hash(config) else {}
+    return {key: float(mine.get(key) or 0.0) for key in ("seconds", "seconds_training")}
+
+
+def name_of_device(device: torch.device) -> str:
+    """Return what computes: the GPU's name, or the processor's."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+
+
+def validate(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule) -> dict[str, Any]:
     """Return the figures of the validation images as keys of the summary: ``val_srocc``, ..."""
     (figures,) = trainer.validate(module, data, verbose=False)
-    return {name.replace("/", "_"): float(value) for name, value in figures.items()}
+    return {name.replace("/", "_"): finite(float(value)) for name, value in figures.items()}
 
 
 def optimised(config: DictConfig, summary: dict[str, Any]) -> float | None:
@@ -161,6 +179,11 @@ def optimised(config: DictConfig, summary: dict[str, Any]) -> float | None:
         raise UserError(
             f"optimise={config.optimise} is no validation figure of this run; there are: {', '.join(figures)}."
             f"{suggest(config.optimise, figures)}"
+        )
+    if figures[config.optimise] is None:
+        raise UserError(
+            f"{config.optimise} of this run is not a number: the scores or the opinion scores of its validation images "
+            "do not differ; raise data.validation_images, or optimise another figure"
         )
     return float(figures[config.optimise])
 
@@ -262,9 +285,7 @@ def finish(
     radius = recorder.radius if isinstance(recorder, Certification) else None
     scale = tuple(facts["mos_range"]) if facts["mos_range"] else None
     summary = facts | summarise(table, defense, radius, mos_range=scale, mos_lower_better=facts["mos_lower_better"])
-    summary["images_per_second"] = summary["num_images"] / facts["seconds"] if facts["seconds"] else None
     summary["batch_sizes"] = defense.batch_sizes_used if isinstance(defense, MedianSmoothing) else []
-    summary["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
     write_summary(folder, summary)
     try:
         write_report(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -69,6 +70,23 @@ def standings(jobs: Sequence[str]) -> dict[str, Standing] | None:
         return None
     lines = [line.split(maxsplit=2) for line in asked.stdout.splitlines() if line.strip()]
     return {job: Standing(*rest) for job, *rest in lines if job in set(jobs)}
+
+
+def standings_for_sure(jobs: Sequence[str], tries: int = 5, pause: float = 3.0) -> dict[str, Standing]:
+    """Return how jobs stand; an unanswered question is asked again, since jobs taken for gone would be run twice.
+
+    Raises:
+        UserError: SLURM does not answer.
+    """
+    for left in reversed(range(tries)):
+        if (found := standings(jobs)) is not None:
+            return found
+        if left:
+            time.sleep(pause)
+    raise UserError(
+        f"squeue does not answer, so it is not known which of {len(jobs)} jobs of an earlier call still go on; nothing "
+        "was submitted. Give the same command again when it does"
+    )
 
 
 def waiting_line(found: Collection[Standing]) -> str | None:

@@ -59,7 +59,7 @@ def summarise_attacks(table: pd.DataFrame, metric: QualityMetric, mos_range: Ran
     summary: dict[str, Any] = {"attacks": names, "attack_warnings": []}
     for name in names:
         rows = attacked[attacked["attack"] == name]
-        good = rows[rows["failure"].isna() & rows["score_attacked"].notna()]
+        good = rows[rows["failure"].isna() & rows[["score", "score_attacked"]].notna().all(axis=1)]
         figures = attack_figures(good, metric) | {"num_failed": len(rows) - len(good)}
         if rows["set_size"].notna().any():
             figures |= set_figures(good, metric, mos_range)
@@ -67,7 +67,7 @@ def summarise_attacks(table: pd.DataFrame, metric: QualityMetric, mos_range: Ran
         summary["attack_warnings"] += warnings_of(name, figures)
     summary["attack_warnings"] += sibling_warnings({name: figures_of(summary, name) for name in names})
     if len(names) > 1:
-        worst = worst_case(attacked[attacked["failure"].isna()], metric)
+        worst = worst_case(attacked[attacked["failure"].isna() & attacked["score"].notna()], metric)
         summary |= {f"attack_{key}_{WORST}": value for key, value in attack_figures(worst, metric).items()}
     return summary
 

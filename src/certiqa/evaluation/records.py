@@ -148,10 +148,11 @@ def to_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def read_records(folder: str | Path) -> pd.DataFrame:
-    """Read a run's records: the compiled file, or what a run that is still going or was cut short has so far."""
+    """Read a run's records: the compiled file, or what a run that goes on, or was cut short, has by now."""
     folder = Path(folder)
     compiled = folder / "records.parquet"
-    if compiled.is_file():
+    newest = max((path.stat().st_mtime_ns for path in folder.glob("records/rank-*.jsonl")), default=0)
+    if compiled.is_file() and compiled.stat().st_mtime_ns >= newest:
         return pd.read_parquet(compiled)
     rows = read_lines(folder)
     if not rows:

@@ -96,7 +96,7 @@ def summarise(
         summary |= {f"{key}_r{radius:g}": value for key, value in figures.items()}
     mirrored = table.assign(mos=_mirrored(table["mos"], mos_range, mos_lower_better))
     summary |= summarise_attacks(mirrored, metric, mos_range)
-    return {key: _finite(value) for key, value in summary.items()}
+    return {key: finite(value) for key, value in summary.items()}
 
 
 def _mirrored(mos: pd.Series, mos_range: Range | None, lower_better: bool) -> pd.Series:
@@ -159,8 +159,8 @@ def set_guarantees(
     }
 
 
-def _finite(value: Any) -> Any:
-    """NaN has no place in JSON; infinity is kept as the string that float() reads back."""
+def finite(value: Any) -> Any:
+    """Return a figure as JSON can carry it: None for NaN, infinity as the string that float() reads back."""
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, float) and math.isinf(value):

@@ -266,12 +266,12 @@ class SlurmLauncher(ProcessLauncher):
 
     def run_jobs(self, sweep: Sweep, jobs: Sequence[Job]) -> None:
         """Submit what is not in the queue, and wait for all; interrupted, leave the jobs to SLURM."""
-        from certiqa.entry.slurm import ACTIVE, standings
+        from certiqa.entry.slurm import ACTIVE, standings_for_sure
         from certiqa.entry.sweep import RUNNING
 
         check_processes(self.params, jobs)
         known = {job.number: sweep.known_job(job.cell) for job in jobs}
-        queue = standings([cell.job for cell in known.values() if cell]) or {}
+        queue = standings_for_sure([cell.job for cell in known.values() if cell])
         new = []
         for job in jobs:
             found = known[job.number]

@@ -30,15 +30,22 @@ from certiqa.reports.tables import (
 
 
 class Spread(float):
-    """The mean of a figure over several runs, with its standard deviation (ddof 1) as ``sd``; NaN of a single run."""
+    """The mean of a figure over several runs.
+
+    Attributes:
+        sd: its standard deviation (ddof 1), NaN of a single run.
+        size: the mean of the absolute values, which gains of either sign are ranked by.
+    """
 
     sd: float
+    size: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Return the mean of ``values`` with their deviation."""
         with np.errstate(invalid="ignore"):
             found = cls(np.mean(values))
+            found.size = float(np.mean(np.abs(values)))
             found.sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
         return found
 
@@ -46,6 +53,7 @@ class Spread(float):
 Value = float | str | None
 RUN, SETTINGS, QUALITY = "Run", "Settings", "Correlation, no perturbation"
 CERTIFIED, ATTACKED = "Certified, proven", "Attacked, measured"
+CLOSE = 1e-5  # of radii: keys of a summary have six digits of them
 GROUPS = (RUN, QUALITY, CERTIFIED, ATTACKED, SETTINGS)
 
 
@@ -139,7 +147,8 @@ ATTACK_COLUMNS = (
 class Table:
     """What is compared: runs, the columns that they have values for, and a row of values for each.
 
-    ``radius`` is the one that every certified figure in ``rows`` is of; ``notes`` say what was made comparable how.
+    ``radius`` is the one that every certified figure in ``rows`` is of; ``notes`` say what was made comparable how;
+    ``averaged`` whether rows are means over seeds, of which ``runs`` has the first one each.
     """
 
     runs: Sequence[ComparedRun]
@@ -148,6 +157,7 @@ class Table:
     attack_rows: Sequence[dict[str, Value]]
     radius: float | None
     notes: Sequence[str]
+    averaged: bool = False
 
 
 def build_table(runs: Sequence[ComparedRun], radius: float | None = None) -> Table:
@@ -187,12 +197,16 @@ def shared_radius(runs: Iterable[ComparedRun], radius: float | None) -> float | 
     runs = list(runs)
     known = sorted({value for run in runs for value in radii_of(run.summary)})
     if radius is None:
+        stated = [value_of(run.summary, "certified_radius") for run in runs]
         primary = Counter(
-            value for run in runs if (value := value_of(run.summary, "certified_radius")) is not None and value in known
+            value
+            for asked in stated
+            for value in known
+            if asked is not None and math.isclose(value, asked, rel_tol=CLOSE)
         )
         return min(primary, key=lambda value: (-primary[value], value)) if primary else next(iter(known), None)
     for value in known:
-        if math.isclose(value, radius, rel_tol=1e-6):
+        if math.isclose(value, radius, rel_tol=CLOSE):
             return value
     listed = ", ".join(f"{value:g}" for value in known)
     raise UserError(f"no run was certified at radius {radius:g}; {f'there are: {listed}' if known else 'none was'}")

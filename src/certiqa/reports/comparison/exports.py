@@ -117,7 +117,7 @@ def caption_of(table: Table, shared: Sequence[str], marking: str) -> list[str]:
     left = len(table.runs) - sum(map(len, blocks))
     sentences = [f"All runs share: {', '.join(shared)}."] if shared else []
     sentences += list(table.notes)
-    if any(column.group == CERTIFIED for column in table.columns):
+    if any(column.group == CERTIFIED for column in table.columns) and not table.averaged:
         sentences.append("Certified columns are proven for every perturbation within the radius.")
     if table.attack_rows:
         sentences.append("Attacked columns are what these attacks did, no guarantee against others.")

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certiqa.reports import plots
-from certiqa.reports.comparison.columns import Table
-from certiqa.reports.comparison.gather import ComparedRun
+from certiqa.reports.comparison.columns import CLOSE, Table
+from certiqa.reports.comparison.gather import ComparedRun, plural
 from certiqa.reports.comparison.significance import gains
 from certiqa.reports.tables import mos_label, percent, radii_of, radius_figures, value_of
 
@@ -205,7 +205,7 @@ def measured_plot(
 ) -> plots.Plot | None:
     """Return the change that attacks made to the median image against the certified delta of the median image."""
     points: list[Point] = []
-    bare, unranged = [], 0
+    bare, unranged, elsewhere = [], 0, 0
     covered = set()  # keys of runs whose perturbations are all within the radius
     for run in runs:
         if not run.attacks or not len(run.attacked):
@@ -217,9 +217,10 @@ def measured_plot(
         delta = value_of(radius_figures(run.summary, radius), "certified_delta_range_share")
         if delta is None or not np.isfinite(delta):
             bare.append((change, run))
+            elsewhere += bool(radii_of(run.summary))
             continue
         points.append((100 * delta, change, run))
-        if radius is not None and float(run.attacked["l2"].astype(float).max()) <= radius * (1 + 1e-6):
+        if radius is not None and float(run.attacked["l2"].astype(float).max()) <= radius * (1 + CLOSE):
             covered.add(run.key)
     if not points and not bare:
         return None
@@ -238,7 +239,8 @@ def measured_plot(
         axes.plot([0, right], [0, right], color=plots.MUTED, lw=1, ls=(0, (4, 3)), zorder=0)
     if bare:
         axes.axvspan(right, edge, color=plots.LINE, alpha=0.5, lw=0, zorder=0)
-        axes.text(middle, 0.985, "nothing\ncertified", transform=axes.get_xaxis_transform(), ha="center",
+        strip = "no finite\ndelta" if elsewhere else "nothing\ncertified"
+        axes.text(middle, 0.985, strip, transform=axes.get_xaxis_transform(), ha="center",
                   va="top", fontsize=9, color=plots.MUTED)  # fmt: skip
     axes.set(xlim=(0, edge if bare else right), ylim=(0, 1.18 * top))
     at = f" at radius {radius:g}" if radius is not None else ""
@@ -248,6 +250,9 @@ def measured_plot(
         axes.set_xticks([])
         axes.set_xlabel("")
     _legend(axes)
+    without = "runs without a certificate"
+    if elsewhere:
+        without += f", and {plural(elsewhere)} certified at other radii alone or abstaining at the median image"
     caption = (
         f"One point per attacked run ({len(points) + len(bare)}): how far its attack (of several, each image's worst) "
         "moved the score of the median image, against how far any perturbation within the radius can provably move it. "
@@ -256,9 +261,9 @@ def measured_plot(
     caption += (
         "and stand on different axes. Hollow: the attack's perturbations are larger than the radius, so lying above "
         "the dashed line of equality contradicts nothing. Filled: all of them are within the radius, the certificate "
-        "covers them. Grey strip: runs without a certificate. "
+        f"covers them. Grey strip: {without}. "
         if points
-        else "and no run here has a certificate. "
+        else f"and there are only {without}. "
     )
     caption += "Attacks differ between runs: the table says which and how strong."
     caption += f" Left out: {unranged} runs whose metric states no range." if unranged else ""

@@ -41,10 +41,11 @@ def over_seeds(table: Table) -> Table | None:
         if run.finished and not run.random_weights and run.identity:
             groups.setdefault(kind_of(run), []).append(number)
     chosen, repeated = [], 0
-    for numbers in groups.values():
-        distinct = {seeds_of(table.runs[number]): number for number in reversed(numbers)}
-        repeated += len(numbers) - len(distinct)
-        chosen.append(sorted(distinct.values()))
+    for kind in groups.values():
+        for numbers in _of_the_same_data(table, kind):
+            distinct = {seeds_of(table.runs[number]): number for number in reversed(numbers)}
+            repeated += len(numbers) - len(distinct)
+            chosen.append(sorted(distinct.values()))
     if all(len(numbers) == 1 for numbers in chosen):
         return None
     first = [table.runs[numbers[0]] for numbers in chosen]
@@ -54,7 +55,19 @@ def over_seeds(table: Table) -> Table | None:
         row = dict(table.rows[numbers[0]]) | {"number": float(place), "settings": settings_text(told)}
         rows.append(row | {"name": _name(table, numbers), "seed": None, **_figures(table, numbers)})
     columns = [column for column in table.columns if column.key not in ("seed", "seconds", "gain_interval")]
-    return Table(first, [*columns, SEEDS], rows, [], table.radius, [*table.notes, *_notes(table, chosen, repeated)])
+    notes = [*table.notes, *_notes(table, chosen, repeated)]
+    return Table(first, [*columns, SEEDS], rows, [], table.radius, notes, averaged=True)
+
+
+def _of_the_same_data(table: Table, numbers: Sequence[int]) -> list[list[int]]:
+    """Return runs of one kind in parts whose data differ by their split alone: another copy of a set is another set."""
+    fingerprints = {number: str(table.runs[number].summary.get("data_fingerprint")) for number in numbers}
+    by_split: dict[int, set[str]] = {}
+    for number in numbers:
+        by_split.setdefault(seeds_of(table.runs[number])[1], set()).add(fingerprints[number])
+    if all(len(found) == 1 for found in by_split.values()):
+        return [list(numbers)]
+    return [[number for number in numbers if fingerprints[number] == one] for one in sorted(set(fingerprints.values()))]
 
 
 def kind_of(run: ComparedRun) -> str:
@@ -64,10 +77,11 @@ def kind_of(run: ComparedRun) -> str:
     return json.dumps([facts, run.attacks, settings], sort_keys=True, default=str)
 
 
-def seeds_of(run: ComparedRun) -> str:
-    """Return a run's seed as it is shown, with that of its split where that is another."""
-    seed, split = run.identity.get("seed", run.summary.get("seed")), run.identity.get("data.split_seed")
-    return f"{seed}" if split in (None, 0, seed) else f"{seed} (split {split})"
+def seeds_of(run: ComparedRun) -> tuple[int, int]:
+    """Return a run's seed, and the one that its data set was split by."""
+    seeds = (run.identity.get(key) for key in ("seed", "data.split_seed"))
+    seed, split = (value if isinstance(value, int) else 0 for value in seeds)
+    return seed, split
 
 
 def _name(table: Table, numbers: Sequence[int]) -> str:
@@ -77,7 +91,13 @@ def _name(table: Table, numbers: Sequence[int]) -> str:
 
 def _figures(table: Table, numbers: Sequence[int]) -> dict[str, Value]:
     """Return mean and deviation of every figure; none where a run lacks it, as a mean of the others would mislead."""
-    found: dict[str, Value] = {"seeds": ", ".join(seeds_of(table.runs[number]) for number in numbers)}
+    seeds = [seeds_of(table.runs[number]) for number in numbers]
+    splits = len({split for _, split in seeds}) > 1
+    images = {hash(table.runs[number].images) for number in numbers}
+    found: dict[str, Value] = {
+        "seeds": ", ".join(f"{seed} (split {split})" if splits else str(seed) for seed, split in seeds),
+        "over": f"{sorted(seeds)} {sorted(images)}",
+    }
     for column in table.columns:
         if column.group not in (QUALITY, CERTIFIED, ATTACKED) or not column.is_number:
             continue
@@ -90,11 +110,14 @@ def _figures(table: Table, numbers: Sequence[int]) -> dict[str, Value]:
 def _notes(table: Table, chosen: Sequence[Sequence[int]], repeated: int) -> list[str]:
     notes = [
         "Cells with ± are the mean and the standard deviation (ddof 1) over the seeds listed; others are of one run. "
-        "The seed decides the noise, and the training of runs that trained. Bold is the best mean of its block, "
-        "without a test."
+        "The seed decides the noise, and the training of runs that trained. Bold is the best mean of the rows of its "
+        "block over the same seeds, without a test."
     ]
-    if any(column.key == "certified_srocc" for column in table.columns):
-        notes.append("A mean of certified SROCC is a mean of proven floors, each of its own smoothed metric.")
+    if any(column.group == CERTIFIED for column in table.columns):
+        notes.append(
+            "Certified columns are means of figures that are proven each for its own smoothed metric; a mean of them "
+            "certifies nothing."
+        )
     if any(len({table.runs[number].images for number in numbers}) > 1 for numbers in chosen):
         notes.append("Some rows are over splits that differ: their seeds scored different images.")
     if repeated:

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from certiqa.reports.comparison.columns import Table, attack_identity
+from certiqa.reports.comparison.columns import Spread, Table, attack_identity
 from certiqa.reports.comparison.gather import ComparedRun
 from certiqa.reports.tables import value_of
 
@@ -161,10 +161,19 @@ def rivals(table: Table, key: str) -> list[list[int]]:
         if key in ("delta", "delta_range", "delta_sd", "certified_srocc"):
             name = "joint_confidence" if key == "certified_srocc" else "confidence"
             group += (value_of(run.summary, name),)
+        if key == "gain" and two_sided(run):
+            continue
         if key == "gain":
             group += (attack_identity(run),)
         groups.setdefault(group, []).append(number)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def two_sided(run: ComparedRun) -> bool:
+    """Return whether an attack moved some scores up and others down, so that its mean gain says nothing."""
+    return run.identity.get("attack.direction") == "away" or any(
+        key.startswith("attack_set_size_") for key in run.summary
+    )
 
 
 def marks_of(table: Table, *, resamples: int = 1000, seed: int = 0) -> dict[tuple[int, str], str]:
@@ -186,14 +195,15 @@ def marks_of(table: Table, *, resamples: int = 1000, seed: int = 0) -> dict[tupl
 
 
 def best_marks(table: Table) -> dict[tuple[int, str], str]:
-    """Return the best cells alone, by (row, column): nothing is tested."""
-    return {
-        (number, column.key): BEST
-        for column in table.columns
-        if column.best
-        for group in rivals(table, column.key)
-        for number in best_of(table, column.key, column.best, group)
-    }
+    """Return the best cells of rows over the same seeds and images, by (row, column): nothing is tested."""
+    marks: dict[tuple[int, str], str] = {}
+    for column in table.columns:
+        for group in rivals(table, column.key) if column.best else ():
+            for over in {table.rows[number].get("over") for number in group}:
+                same = [number for number in group if table.rows[number].get("over") == over]
+                if len(same) > 1:
+                    marks |= {(number, column.key): BEST for number in best_of(table, column.key, column.best, same)}
+    return marks
 
 
 def best_of(table: Table, key: str, direction: int, group: Sequence[int]) -> list[int]:
@@ -202,7 +212,9 @@ def best_of(table: Table, key: str, direction: int, group: Sequence[int]) -> lis
     def rank(number: int) -> float:
         value = table.rows[number][key]
         assert isinstance(value, int | float)
-        return -abs(value) if key == "gain" else direction * value
+        if key == "gain":
+            return -(value.size if isinstance(value, Spread) else abs(value))
+        return direction * value
 
     top = max(rank(number) for number in group)
     return [number for number in group if rank(number) == top] if np.isfinite(top) else []
@@ -247,7 +259,8 @@ def explanation(resamples: int, seed: int) -> str:
     """Return how to read the marks."""
     return (
         "Bold: best of its block, that is the runs of one data set, set of images and metric (for certified figures at "
-        "one confidence, for gains under the same attack with the same settings; for gains the least in size). "
+        "one confidence, for gains under the same attack with the same settings; of gains the least in size, none "
+        "where an attack moves some scores up and others down). "
         "†: not told apart from the best one, the 95 % interval of their difference holds zero "
         f"(paired bootstrap over the images both runs have, {resamples} resamples, seed {seed}, not corrected for the "
         "number of comparisons, and the best was chosen on the same images). ‡: not tested, for want of common images "

@@ -37,6 +37,8 @@ from certiqa.storage.files import write_aside
 
 FACETS = ("metric", "defense", "attack", "data", "seed", "status")
 EXPORTS = {"table.csv": "CSV", "table.tex": "LaTeX", "table.md": "Markdown"}
+ALWAYS = ("defense", "seeds")
+"""Columns that are shown even where all rows agree."""
 SEED_EXPORTS = {"seeds.csv": "CSV", "seeds.tex": "LaTeX", "seeds.md": "Markdown"}
 
 
@@ -178,7 +180,7 @@ def render(
         and any(row.get(column.key) not in (None, "") for row in table.attack_rows)
     ]
     columns, shared = shown_columns(table)
-    mean_columns = shown_columns(averaged)[0] if averaged else []
+    mean_columns, mean_shared = shown_columns(averaged) if averaged else ([], [])
     best = best_marks(averaged) if averaged else {}
     return environment.get_template("comparison.html.j2").render(
         table=table,
@@ -191,6 +193,7 @@ def render(
         attack_rows=[row_of(table, row, attack_columns, {}, pages) for row in table.attack_rows],
         mean_heads=heads_of(mean_columns),
         mean_columns=mean_columns,
+        mean_shared=mean_shared,
         mean_rows=[row_of(averaged, row, mean_columns, best, ()) for row in averaged.rows] if averaged else [],
         mean_notes=[note for note in averaged.notes if note not in table.notes] if averaged else [],
         mean_exports=SEED_EXPORTS,
@@ -216,7 +219,7 @@ def shown_columns(table: Table) -> tuple[list[Column], list[str]]:
     columns, shared = [], []
     for column in table.columns:
         values = {column.text(row.get(column.key)) for row in table.rows}
-        if len(table.rows) > 1 and len(values) == 1 and column.group in (RUN, SETTINGS) and column.key != "defense":
+        if len(table.rows) > 1 and len(values) == 1 and column.group in (RUN, SETTINGS) and column.key not in ALWAYS:
             shared += [f"{column.title.lower()} {value}" for value in values - {NOTHING}]
         else:
             columns.append(column)
@@ -254,7 +257,7 @@ def facet_values(table: Table, row: dict[str, Value], key: str) -> list[str]:
     """Return the values under which a row is found: one, but all attacks of a run with several."""
     column = next(column for column in RUN_COLUMNS if column.key == key)
     if key == "seed" and row.get("seeds"):
-        return str(row["seeds"]).split(", ")
+        return sorted({text.partition(" ")[0] for text in str(row["seeds"]).split(", ")})
     several = key == "attack" and row.get("attack") not in (None, *table.runs[number_of(row)].attacks)
     return table.runs[number_of(row)].attacks if several else [column.text(row.get(key))]
 
