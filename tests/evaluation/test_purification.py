@@ -87,8 +87,6 @@ def test_from_records_to_figures():
     assert "robust_abs_gain" in unscored
     assert "clear_srocc_mos" not in unscored
 
-    return torch.nn.Identity()
-
 
 def test_bad_input_is_named():
     with pytest.raises(UserError, match=r"one length, got \(3,\), \(3,\), \(3,\), \(2,\)"):
