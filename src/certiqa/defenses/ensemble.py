@@ -61,11 +61,17 @@ class PurifierEnsemble(QualityMetric):
         inner = self.metric
         self.score_range, self.hard_bounds, self.lower_better = inner.score_range, inner.hard_bounds, inner.lower_better
         self.weights_source = inner.weights_source
-        self.min_size = max(member.min_size for member in members)
+        self.min_size = max(self.min_sides)
         self.is_random = any(member.is_random for member in members)
         self.thread_safe = all(member.thread_safe for member in members)
         self.requires_grad_(False)
         self.eval()
+
+    @property
+    def min_sides(self) -> tuple[int, int]:
+        """What the members need, on each side the largest."""
+        heights, widths = zip(*(member.min_sides for member in self.members), strict=True)
+        return max(heights), max(widths)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode."""

@@ -79,12 +79,14 @@ class Resize(LinearStep):
         shorter = min(height, width)
         return max(1, round(height * self.size / shorter)), max(1, round(width * self.size / shorter))
 
-    def least_size(self, needed: int) -> int:
-        """Return the side that images need: any, or in proportion to ``needed``; 0 where none is enough."""
+    def least_size(self, needed: Sequence[int]) -> tuple[int, int]:
+        """Return the sides that images need: any, or in proportion to ``needed``; 0 where none is enough."""
         if self.scale is not None:
-            return max(1, math.ceil(needed / self.scale - 1e-6))
+            height, width = (max(1, math.ceil(side / self.scale - 1e-6)) for side in needed)
+            return height, width
         assert self.size is not None
-        return 1 if min(self.size if isinstance(self.size, tuple) else (self.size,)) >= needed else 0
+        sides = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        return int(sides[0] >= needed[0]), int(sides[1] >= needed[1])
 
     def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
         """Resize; bicubic weights may leave [0, 1], clipping comes after the noise."""
@@ -116,9 +118,9 @@ class Upscale(Resize):
         """Return ``size``."""
         return int(size[0]), int(size[1])
 
-    def least_size(self, needed: int) -> int:
+    def least_size(self, needed: Sequence[int]) -> tuple[int, int]:
         """Return ``needed``."""
-        return needed
+        return int(needed[0]), int(needed[1])
 
     def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
         """Shrink and bring back."""
