@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 from scipy.signal.windows import gaussian
 
-from certiqa.defenses import PURIFIERS, PurifiedMetric, load_purifier
+from certiqa.defenses import PURIFIERS, PurifiedMetric, Upscale, load_purifier
 from certiqa.defenses.purifiers import filters
 from certiqa.errors import UserError
 from certiqa.metrics import check_metric
@@ -421,7 +421,12 @@ def test_windows_of_a_few_images_are_in_memory_at_a_time(follows, pictures, monk
         ("random_rotate", {"fill": "white"}, "reflection or zeros, got 'white'"),
         ("random_crop", {"size": 0}, "random_crop.size must be"),
         ("resize", {"scale": 0}, r"resize.scale must lie in \(0, 8\]"),
+        ("resize", {"scale": "half"}, r"resize.scale must lie in \(0, 8\], e.g. 0.5, got half"),
         ("resize", {"scale": 0.5, "size": 100}, "size or scale, not both"),
+        ("resize", {"size": [160]}, r"resize.size must be a shorter side, .*\(height, width\), .*got \[160\]"),
+        ("resize", {"size": [1, 2, 3]}, r"got \[1, 2, 3\]"),
+        ("resize", {"size": [160, 0]}, r"got \[160, 0\]"),
+        ("resize", {"size": 0.5}, "whole pixels, got 0.5"),
         ("upscale", {"scale": 1.5}, r"upscale.scale must lie in \(0, 1\]"),
         ("jpeg", {"qualty": 5}, "has no option 'qualty'; it has: quality, stand_in. Did you mean 'quality'?"),
         ("flip", {"axis": 5}, "'flip' has no option 'axis'; it has none"),
@@ -431,6 +436,11 @@ def test_windows_of_a_few_images_are_in_memory_at_a_time(follows, pictures, monk
 def test_bad_options_are_named(name, options, message):
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
         load_purifier(name, **options)
+
+
+def test_the_scale_of_upscale_may_not_be_null():
+    with pytest.raises(UserError, match=r"upscale.scale must lie in \(0, 1\], e.g. 0.5, got None"):
+        Upscale(scale=None)
 
 
 def test_images_that_become_too_small_are_refused(curved_metric):
