@@ -103,8 +103,15 @@ def write_disco(folder, **changes):
     return path, state
 
 
-def write_diffusion(folder, out_channels=3, **changes):
-    """Write a diffusers pipeline's folder with a small U-Net; returns the U-Net and the folder's path."""
+def write_diffusion(folder, out_channels=3, at_root=False, **changes):
+    """Write a diffusers pipeline's folder with a small U-Net; returns the U-Net and the folder's path.
+
+    Args:
+        folder: where to.
+        out_channels: of the U-Net; 6 for one with a learned variance.
+        at_root: without subfolders, as google/ddpm-church-256 is laid out.
+        changes: of the scheduler.
+    """
     from diffusers import DDPMScheduler, UNet2DModel
 
     torch.manual_seed(0)
@@ -112,6 +119,7 @@ def write_diffusion(folder, out_channels=3, **changes):
         sample_size=16, out_channels=out_channels, block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2,
         down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, add_attention=False,
     )  # fmt: skip
-    unet.save_pretrained(folder / "unet")
-    DDPMScheduler(num_train_timesteps=1000, **changes).save_pretrained(folder / "scheduler")
+    unet.save_pretrained(folder if at_root else folder / "unet")
+    scheduler = DDPMScheduler(**{"num_train_timesteps": 1000, **changes})
+    scheduler.save_pretrained(folder if at_root else folder / "scheduler")
     return unet.eval(), folder

@@ -1,7 +1,10 @@
 """Chains keep the certificate's rules, and ensembles are medians."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 
 from certiqa.attacks import load_attack
 from certiqa.attacks.target import Target
@@ -43,9 +46,8 @@ def test_before_the_noise_only_what_is_known_may_stand(curved_metric, pictures):
     for name, purifier in PURIFIERS.items():
         if name not in ("flip", "resize", "upscale", "gaussian_blur", "median_blur", "unsharp"):
             kind = "it is random" if purifier.is_random else "no bound on its Lipschitz constant"
-            if name in ("random_rotate", "random_crop", "random_noise", "bilateral", "color_quantization", "jpeg"):
-                with pytest.raises(UserError, match=rf"{name} before the noise voids the certificate: {kind}"):
-                    chain_of(curved_metric, name, "ms")
+            with pytest.raises(UserError, match=rf"{name} before the noise voids the certificate: {kind}"):
+                chain_of(curved_metric, name, "ms")
     chain = chain_of(curved_metric, "median_blur", "resize", "gaussian_blur", "ms", resize={"scale": 0.5})
     known = load_purifier("resize", scale=0.5).lipschitz((24, 32)) * load_purifier("gaussian_blur").lipschitz((12, 16))
     assert chain.lipschitz((24, 32)) == pytest.approx(3 * known)
@@ -111,6 +113,29 @@ def test_bad_chains_are_refused(curved_metric, steps, message):
         chain_of(curved_metric, *steps)
     with pytest.raises(UserError, match="has no smoothing, so that nothing would use the denoiser"):
         chain_of(curved_metric, "flip", denoiser=torch.nn.Identity())
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda metric, step, **options: build_chain(metric, [step], **options),
+     lambda metric, step, **options: PurifierEnsemble(metric, [step], **options)],
+    ids=["chain", "ensemble"],
+)  # fmt: skip
+def test_options_are_of_a_step_or_of_a_purifier(build, curved_metric):
+    for given in ({"quality": 20}, None, load_purifier("jpeg")):
+        with pytest.raises(UserError, match=r"defense.jpge gives options to 'jpge'.*Did you mean 'jpeg'\?"):
+            build(curved_metric, "flip", jpge=given)
+    build(curved_metric, "flip", jpeg={"quality": 20}, fcn={"weights": None})
+    assert build(curved_metric, "fcn", fcn={"weights": "mini_fcn"})
+    for options in ({}, {"fcn": {}}, {"fcn": {"weights": "???"}}):
+        with pytest.raises(UserError, match=r"'fcn' needs weights \(fcn_mse.pth.*defense\.fcn\.weights=path"):
+            build(curved_metric, "fcn", **options)
+
+
+def test_the_shipped_chain_holds_options_of_steps_that_are_not_used(curved_metric):
+    options = yaml.safe_load((Path(__file__).parents[2] / "conf/defense/chain.yaml").read_text())["defense"]
+    options = {key: value for key, value in options.items() if key not in ("_target_", "steps", "seed")}
+    assert build_chain(curved_metric, ["flip", "jpeg"], **options).name == "chain"
 
 
 def test_a_denoiser_comes_before_the_purifiers(curved_metric, pictures):

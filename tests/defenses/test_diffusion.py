@@ -132,10 +132,27 @@ def test_unsharp_follows(folder):
 
 
 def test_a_learned_variance_is_used(tmp_path):
-    _, learned = networks.write_diffusion(tmp_path / "learned", out_channels=6)
+    from diffusers import DDPMScheduler
+
+    unet, learned = networks.write_diffusion(tmp_path / "learned", out_channels=6)
     purifier = load_purifier("diffpure", weights=learned, steps=3)
-    assert purifier.scheduler.config.variance_type == "learned_range"
-    assert purifier(pictures(16, 16), generators(1, 2)).shape == (2, 3, 16, 16)
+    images = pictures(16, 16)
+
+    def purified_by(scheduler, outputs):
+        """The steps back by diffusers' own scheduler, given the first ``outputs`` channels."""
+        draws = generators(1, 2)
+        noise = torch.stack([torch.randn(3, 16, 16, generator=draw) for draw in draws])
+        sample = scheduler.add_noise(2 * images - 1, noise, torch.tensor([2, 2]))
+        for step in (2, 1, 0):
+            sample = scheduler.step(unet(sample, step).sample[:, :outputs], step, sample, draws).prev_sample
+        return ((sample + 1) / 2).clamp(0, 1)
+
+    with torch.no_grad():
+        found = purifier(images, generators(1, 2))
+        learned = purified_by(DDPMScheduler(variance_type="learned_range"), 6)
+        fixed = purified_by(DDPMScheduler(), 3)
+    torch.testing.assert_close(found, learned, rtol=0, atol=1e-6)
+    assert (found - fixed).abs().max() > 1e-3, "the fixed variance gives another image"
 
 
 def test_a_saved_model_and_a_bare_unet_load(folder, tmp_path):
@@ -145,6 +162,95 @@ def test_a_saved_model_and_a_bare_unet_load(folder, tmp_path):
     expected = first(images, generators(1, 2))
     for place in (tmp_path / "kept", folder / "unet"):
         assert torch.equal(load_purifier("diffpure", weights=place)(images, generators(1, 2)), expected)
+
+
+OTHER = {"beta_start": 1e-3, "beta_end": 0.05, "num_train_timesteps": 500, "variance_type": "fixed_large"}
+"""A schedule that is not the usual one."""
+
+
+def test_a_model_at_the_root_of_its_folder_has_its_own_schedule(tmp_path):
+    _, flat = networks.write_diffusion(tmp_path / "flat", at_root=True, **OTHER)
+    _, nested = networks.write_diffusion(tmp_path / "nested", **OTHER)
+    assert not (flat / "unet").exists()
+    found, expected = (load_purifier("diffpure", weights=folder) for folder in (flat, nested))
+    shares = (1 - torch.linspace(1e-3, 0.05, 500)).cumprod(0)
+    torch.testing.assert_close(found.scheduler.alphas_cumprod, shares, rtol=0, atol=1e-6)
+    assert found.scheduler.config.variance_type == "fixed_large"
+    images = pictures(16, 16)
+    assert torch.equal(found(images, generators(1, 2)), expected(images, generators(1, 2)))
+    # what is there and is broken is not replaced by the usual schedule
+    (flat / "scheduler_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"cannot load the scheduler.*tried scheduler/sched.*; scheduler_config.json"):
+        load_purifier("diffpure", weights=flat)
+
+
+def test_a_unet_alone_gets_the_usual_schedule_with_a_warning(tmp_path, caplog):
+    _, flat = networks.write_diffusion(tmp_path / "flat", at_root=True, **OTHER)
+    load_purifier("diffpure", weights=flat)
+    assert not caplog.records
+    (flat / "scheduler_config.json").unlink()
+    assert load_purifier("diffpure", weights=flat).scheduler.config.num_train_timesteps == 1000
+    assert "has no scheduler_config.json" in caplog.text
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub of one's own in place of the real one: ``hub[name] = folder``, ``hub[file]`` an error to be raised."""
+    import diffusers.configuration_utils
+    import diffusers.models.modeling_utils
+    import diffusers.utils.hub_utils
+    from huggingface_hub.errors import EntryNotFoundError
+
+    asked = []
+    models = {"asked": asked}
+
+    def download(name, filename, subfolder=None, local_files_only=False, **_):
+        place = models[name] / (subfolder or "") / filename
+        asked.append(local_files_only)
+        if isinstance(models.get(filename), Exception):
+            raise models[filename]
+        if not place.is_file():
+            raise EntryNotFoundError(f"404: {subfolder}/{filename}")
+        return str(place)
+
+    monkeypatch.setattr(diffusers.configuration_utils, "hf_hub_download", download)
+    monkeypatch.setattr(diffusers.utils.hub_utils, "hf_hub_download", download)
+    monkeypatch.setattr(diffusers.models.modeling_utils, "_fetch_index_file", lambda **_: None)
+    monkeypatch.setattr(diffusers.models.modeling_utils, "_resolve_revision", lambda *_, **__: None, raising=False)
+    return models
+
+
+@pytest.mark.parametrize("at_root", [False, True])
+def test_a_model_on_the_hub_has_its_own_schedule(at_root, hub, tmp_path, caplog):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    _, hub["google/ddpm-church-256"] = networks.write_diffusion(tmp_path, at_root=at_root, **OTHER)
+    purifier = load_purifier("diffpure", weights="google/ddpm-church-256")
+    assert purifier.scheduler.config.num_train_timesteps == 500
+    # the network is there, from a cache say, but the hub cannot be asked for the scheduler: no other is taken
+    hub["scheduler_config.json"] = LocalEntryNotFoundError("no connection")
+    with pytest.raises(UserError, match=r"cannot load the scheduler.*scheduler_config.json.*hf download google/ddpm"):
+        load_purifier("diffpure", weights="google/ddpm-church-256")
+    del hub["scheduler_config.json"]
+    assert not caplog.records
+    next(tmp_path.rglob("scheduler_config.json")).unlink()
+    usual = load_purifier("diffpure", weights="google/ddpm-church-256")
+    assert usual.scheduler.config.num_train_timesteps == 1000
+    assert "has no scheduler_config.json" in caplog.text
+
+
+def test_a_hub_that_does_not_answer_is_said(hub):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    hub["google/ddpm-church-256"] = Path("nowhere")
+    hub["config.json"] = LocalEntryNotFoundError("no connection")
+    reason = "the hub is out of reach, and no copy is here"
+    with pytest.raises(UserError, match=f"tried unet/config.json: {reason}; config.json: {reason}.*there is none of"):
+        load_purifier("diffpure", weights="google/ddpm-church-256")
+    assert hub["asked"] == [False, True], "then only the copies on this machine are asked for"
+    hub["config.json"] = OSError("403 forbidden")
+    with pytest.raises(UserError, match=r"tried unet/config.json: OSError: .*; config.json: OSError: "):
+        load_purifier("diffpure", weights="google/ddpm-church-256")
 
 
 def test_what_does_not_fit_is_refused(folder, tmp_path):
@@ -166,6 +272,15 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="cannot load an unconditional diffusers U-Net"):
         load_purifier("diffpure", weights=tmp_path / "empty")
+    for size, nearest in ((17, "16 or 18"), (1, "2")):
+        with pytest.raises(UserError, match=rf"multiple of 2.*got {size}; give size={nearest}, or size=native"):
+            load_purifier("diffpure", weights=folder, size=size)
+    unet_config = broken / "unet" / "config.json"
+    save_file(load_file(folder / "unet" / "diffusion_pytorch_model.safetensors"), file, metadata={"format": "pt"})
+    unet_config.write_text(json.dumps(config | {"sample_size": 15}))
+    with pytest.raises(UserError, match="got 15, the model's own sample_size; give size=14 or 16"):
+        load_purifier("diffpure", weights=broken)
+    assert load_purifier("diffpure", weights=broken, size=18).size == 18
     for options, message in (
         ({"steps": 1001}, "0 to 1000"),
         ({"steps": -1}, "got -1"),

@@ -111,6 +111,20 @@ def test_upscaling_networks_are_brought_back_or_left_large(tmp_path):
             load_purifier("real_esrgan", weights=path, **wrong)
 
 
+def test_an_enlarging_purifier_needs_images_that_are_large_enough_afterwards(tmp_path, curved_metric):
+    _, path = networks.write("real_esrgan", tmp_path)
+    curved_metric.min_size = 30
+    needed = {}
+    for outscale in (1, 4):
+        metric = PurifiedMetric(curved_metric, load_purifier("real_esrgan", weights=path, outscale=outscale))
+        needed[outscale] = metric.min_size
+        with torch.no_grad():
+            assert metric(pictures(metric.min_size, metric.min_size)).shape == (2,)
+        with pytest.raises(UserError, match=rf"at least {metric.min_size}x{metric.min_size} pixels"):
+            metric(pictures(metric.min_size - 1, 40))
+    assert needed == {1: 30, 4: 8}
+
+
 def test_denoise_strength_mixes_two_networks(tmp_path):
     (first, path), (second, other) = (networks.write("real_esrgan", tmp_path, seed) for seed in (0, 1))
     images = pictures(8, 8)

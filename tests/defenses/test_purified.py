@@ -4,7 +4,18 @@ import pytest
 import torch
 
 from certiqa.attacks import load_attack
-from certiqa.defenses import Jpeg, MedianSmoothing, PurifiedMetric, RandomRotate, undefended
+from certiqa.defenses import (
+    Flip,
+    Jpeg,
+    LipschitzSteps,
+    MedianSmoothing,
+    PurifiedMetric,
+    PurifierEnsemble,
+    RandomCrop,
+    RandomRotate,
+    Resize,
+    undefended,
+)
 from certiqa.errors import UserError
 
 
@@ -46,6 +57,27 @@ def test_randomness_is_keyed_by_image_and_seed(curved_metric):
     draws = metric.expected_scores(images[:1], 3, image_ids=["a"], seed=5)
     assert draws == metric.expected_scores(images[:1], 3, image_ids=["a"], seed=5)
     assert draws != metric.expected_scores(images[:1], 3, image_ids=["a"], seed=6)
+
+
+def test_a_crop_that_is_not_square_needs_each_of_its_own_sides(curved_metric):
+    metric = PurifiedMetric(curved_metric, RandomCrop([30, 40]))
+    assert metric(smooth_images(height=30, width=64), image_ids=["a", "b"]).shape == (2,)
+    for height, width in ((29, 64), (64, 39)):
+        with pytest.raises(UserError, match=rf"'random_crop' needs images of at least 30x40 .*got {height}x{width}"):
+            metric(smooth_images(height=height, width=width))
+    assert metric.min_size == 40, "of a square"
+    # around it, and behind what changes the size
+    for around in (MedianSmoothing(metric, 0.1, 3), PurifierEnsemble(curved_metric, [RandomCrop([30, 40]), Flip()])):
+        assert around.min_sides == (30, 40)
+        assert around(smooth_images(height=30, width=40), image_ids=["a", "b"]).shape == (2,)
+    halved = PurifiedMetric(metric, Resize(scale=0.5))
+    assert halved(smooth_images(height=60, width=80), image_ids=["a", "b"]).shape == (2,)
+    assert (halved.min_sides, MedianSmoothing(metric, 0.1, before=Resize(scale=0.5)).min_sides) == ((60, 80),) * 2
+    for small in (RandomCrop([30, 39]), Resize([29, 40])):
+        with pytest.raises(UserError, match="is too small for metric 'random_crop', .* 30x40"):
+            PurifiedMetric(metric, small)
+    with pytest.raises(UserError, match="what reaches metric 'random_crop' is too small: .* 30x40"):
+        MedianSmoothing(metric, 0.1, before=LipschitzSteps([Resize([29, 40]), Flip()]))
 
 
 def test_bad_options_are_named(curved_metric):

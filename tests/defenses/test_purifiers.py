@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import cv2
+import kornia
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,8 @@ from PIL import Image
 from scipy import ndimage
 from scipy.signal.windows import gaussian
 
-from certiqa.defenses import PURIFIERS, PurifiedMetric, load_purifier
+from certiqa.defenses import PURIFIERS, PurifiedMetric, Upscale, load_purifier
+from certiqa.defenses.purifiers import filters
 from certiqa.errors import UserError
 from certiqa.metrics import check_metric
 
@@ -352,14 +354,49 @@ def test_the_constants_of_median_and_unsharp_are_never_exceeded():
         moved = image + 0.3 * torch.randn(image.shape, generator=generator)
         growth = (median(moved) - median(image)).flatten(1).norm(dim=1) / (moved - image).flatten(1).norm(dim=1)
         assert float(growth.max()) <= median.lipschitz((9, 8))
-    # half the window just below a step: one pixel decides all the windows it is the median of
-    edge = torch.zeros(1, 3, 9, 9)
-    edge[..., 5:] = 1
-    edge[..., 4] = 0.5
-    changed = edge.clone()
-    changed[..., 4] = 0.6
-    stretch = (make("median_blur")(changed) - make("median_blur")(edge)).norm() / (changed - edge).norm()
-    assert 1 <= float(stretch) <= 3
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_the_constant_of_the_median_is_attained(kernel):
+    # a tile of as many zeros as ones around one half, repeated: every window holds each pixel of the tile once, so
+    # that the half in the middle of the image is the median of all the kernel^2 windows that it is in
+    tile = torch.tensor([0.5] + [0.0, 1.0] * (kernel**2 // 2), dtype=torch.float64).view(kernel, kernel)
+    image = tile.repeat(5, 5).expand(1, 3, -1, -1).clone()
+    moved = image.clone()
+    moved[..., 2 * kernel, 2 * kernel] += 0.1
+    purifier = make("median_blur", kernel=kernel)
+    growth = float((purifier(moved) - purifier(image)).norm() / (moved - image).norm())
+    constant = purifier.lipschitz(image.shape[-2:])
+    assert 0.999 * constant <= growth <= constant * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_windows_of_a_few_images_are_in_memory_at_a_time(follows, pictures, monkeypatch):
+    """Whatever the path kornia takes: by the shapes that it is given, and values that stay the same."""
+    sizes = []
+
+    def counted(function):
+        def call(part, kernel, *arguments, **options):
+            sizes.append(part.numel() * kernel**2)
+            return part if part.device.type == "meta" else function(part, kernel, *arguments, **options)
+
+        return call
+
+    expected = {name: make(name, kernel=11)(pictures) for name in ("median_blur", "bilateral")}
+    for name in ("median_blur", "bilateral_blur"):
+        monkeypatch.setattr(kornia.filters, name, counted(getattr(kornia.filters, name)))
+    monkeypatch.setattr(filters, "WINDOW_VALUES", 3 * 24 * 32 * 11**2)
+    images = pictures.clone().requires_grad_(follows)
+    for name, parts in (("median_blur", 3), ("bilateral", 3 if follows else 1)):
+        sizes.clear()
+        found = make(name, kernel=11)(images)
+        assert found.requires_grad == follows
+        torch.testing.assert_close(found.detach(), expected[name], rtol=0, atol=0 if name == "median_blur" else 1e-12)
+        assert len(sizes) == parts
+        # off the CPU windows are gathered without gradients too
+        sizes.clear()
+        assert make(name, kernel=11)(torch.empty(7, 3, 24, 32, device="meta")).shape == (7, 3, 24, 32)
+        assert (len(sizes), max(sizes)) == (7, filters.WINDOW_VALUES)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +421,12 @@ def test_the_constants_of_median_and_unsharp_are_never_exceeded():
         ("random_rotate", {"fill": "white"}, "reflection or zeros, got 'white'"),
         ("random_crop", {"size": 0}, "random_crop.size must be"),
         ("resize", {"scale": 0}, r"resize.scale must lie in \(0, 8\]"),
+        ("resize", {"scale": "half"}, r"resize.scale must lie in \(0, 8\], e.g. 0.5, got half"),
         ("resize", {"scale": 0.5, "size": 100}, "size or scale, not both"),
+        ("resize", {"size": [160]}, r"resize.size must be a shorter side, .*\(height, width\), .*got \[160\]"),
+        ("resize", {"size": [1, 2, 3]}, r"got \[1, 2, 3\]"),
+        ("resize", {"size": [160, 0]}, r"got \[160, 0\]"),
+        ("resize", {"size": 0.5}, "whole pixels, got 0.5"),
         ("upscale", {"scale": 1.5}, r"upscale.scale must lie in \(0, 1\]"),
         ("jpeg", {"qualty": 5}, "has no option 'qualty'; it has: quality, stand_in. Did you mean 'quality'?"),
         ("flip", {"axis": 5}, "'flip' has no option 'axis'; it has none"),
@@ -394,6 +436,11 @@ def test_the_constants_of_median_and_unsharp_are_never_exceeded():
 def test_bad_options_are_named(name, options, message):
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
         load_purifier(name, **options)
+
+
+def test_the_scale_of_upscale_may_not_be_null():
+    with pytest.raises(UserError, match=r"upscale.scale must lie in \(0, 1\], e.g. 0.5, got None"):
+        Upscale(scale=None)
 
 
 def test_images_that_become_too_small_are_refused(curved_metric):

@@ -110,6 +110,33 @@ def test_a_diffusion_model_learns_to_name_the_noise(curved_metric, networks, tmp
         DefenseModule(defense, ranking, optimizer, corruption=corruption)
 
 
+@pytest.fixture
+def diffusing(curved_metric, networks, tmp_path):
+    """A module under training whose U-Net halves images once."""
+    _, folder = networks.write_diffusion(tmp_path)
+    defense = purify_with(curved_metric, "diffpure", weights=folder, size="native")
+    corruption = DiffusionSteps(defense.purifier, 50, seed=0)
+    return DefenseModule(defense, DenoisingObjective(), optimizer, corruption=corruption)
+
+
+def test_whole_images_of_any_size_are_validated_over_their_own_pixels(diffusing, monkeypatch):
+    logged = {}
+    monkeypatch.setattr(diffusing, "log_dict", lambda values, **options: logged.update(values, options=options))
+    images = squares()[:3, :, :31, :27]
+    with torch.no_grad():
+        diffusing.validation_step({"image": images, "image_id": IDS[:3]}, 0)
+        (sample, steps), noise = diffusing.corruption.pair(images, IDS[:3], [0] * 3, whole=True)
+        error = float((diffusing.denoiser(sample, steps) - noise).square().mean())
+    assert noise.shape == (3, 3, 30, 26), "one row and one column less, and none made up"
+    torch.testing.assert_close(
+        sample, diffusing.defense.purifier.noisy(2 * images[..., :30, :26] - 1, noise, steps), rtol=0, atol=0
+    )
+    assert float(logged["val/mse"]) == pytest.approx(error, rel=1e-5)
+    assert logged["options"]["sync_dist"], "the figure of several processes is of all of them"
+    with pytest.raises(UserError, match="1x27 pixels is smaller than the 2x2"):
+        diffusing.corruption.pair(images[..., :1, :], IDS[:3], [0] * 3)
+
+
 def test_a_purifier_without_a_network_is_not_trained(curved_metric):
     corruption = Attacked(CountingAttack(), curved_metric)
     with pytest.raises(UserError, match="trains a network, but defense 'jpeg' has none"):

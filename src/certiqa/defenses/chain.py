@@ -8,11 +8,12 @@ from typing import Any
 from torch import nn
 
 from certiqa.defenses.purified import LipschitzSteps, PurifiedMetric, Purifier
-from certiqa.defenses.purifiers.registry import PURIFIERS, load_purifier
+from certiqa.defenses.purifiers.registry import PURIFIERS, WITH_WEIGHTS, check_step_names, load_step
 from certiqa.defenses.smoothing import MedianSmoothing
 from certiqa.errors import UserError, suggest
 from certiqa.metrics.base import QualityMetric, as_metric
 
+SMOOTHING = "ms"  # what conf/defense/chain.yaml calls it, whether or not it is among the steps
 Option = Purifier | Mapping[str, Any] | Callable[..., QualityMetric]
 
 
@@ -41,13 +42,15 @@ def build_chain(
             its own gradient.
         seed: of random purifiers.
         options: for each name a purifier, the options of a purifier of that name, or a function
-            ``(metric, before=..., name=..., denoiser=...)`` that smooths.
+            ``(metric, before=..., name=..., denoiser=...)`` that smooths. Purifiers that are no steps may have some.
 
     Raises:
-        UserError: for an unknown name, two smoothings, or a step that would void the certificate.
+        UserError: for an unknown name, of a step or of options, a network without weights, two smoothings, or a step
+            that would void the certificate.
     """
     if not steps:
         raise UserError("defense.steps is empty; give steps in order, e.g. [resize,ms], [ms,jpeg] or [flip,jpeg]")
+    check_step_names(options, steps, also=[SMOOTHING])
     chosen = [_step(step, options) for step in steps]
     smoothing = [place for place, step in enumerate(chosen) if not isinstance(step, Purifier)]
     if len(smoothing) > 1:
@@ -79,9 +82,9 @@ def build_chain(
 def _step(name: str, options: Mapping[str, Option]) -> Any:
     """Return a purifier, or the function that smooths."""
     option = options.get(name)
-    if name not in options and name not in PURIFIERS:
-        known = dict.fromkeys([*options, *PURIFIERS])
+    if name not in options and name not in PURIFIERS and name not in WITH_WEIGHTS:
+        known = dict.fromkeys([*options, *PURIFIERS, *WITH_WEIGHTS])
         raise UserError(f"no step '{name}'; there are: {', '.join(known)}.{suggest(name, known)}")
     if option is None or isinstance(option, Mapping):
-        return load_purifier(name, **{str(key): value for key, value in (option or {}).items()})
+        return load_step(name, option)
     return option

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from certiqa.defenses.purified import PurifiedMetric, Purifier
-from certiqa.defenses.purifiers.registry import load_purifier
+from certiqa.defenses.purifiers.registry import check_step_names, load_step
 from certiqa.defenses.smoothing import sample_median
 from certiqa.errors import UserError
 from certiqa.metrics.base import QualityMetric, as_metric
@@ -28,7 +28,7 @@ class PurifierEnsemble(QualityMetric):
         options: options of the purifiers that are given by name, by name.
 
     Raises:
-        UserError: no member, an unknown purifier or option.
+        UserError: no member, an unknown purifier or option, or options of a name that is no purifier's.
     """
 
     def __init__(
@@ -48,10 +48,11 @@ class PurifierEnsemble(QualityMetric):
                 f"an ensemble needs at least one purifier and one draw, got purifiers={list(purifiers)} and "
                 f"draws={draws}"
             )
+        check_step_names(options, ())
         self.metric = as_metric(metric)
         members: list[PurifiedMetric] = []
         for given in purifiers:
-            purifier = load_purifier(given, **(options.get(given) or {})) if isinstance(given, str) else given
+            purifier = load_step(given, options.get(given)) if isinstance(given, str) else given
             for _ in range(draws if purifier.is_random else 1):
                 members.append(PurifiedMetric(self.metric, purifier, backward=backward, seed=seed, place=len(members)))
         # a tuple, so that the metric that they share is registered once
@@ -61,11 +62,17 @@ class PurifierEnsemble(QualityMetric):
         inner = self.metric
         self.score_range, self.hard_bounds, self.lower_better = inner.score_range, inner.hard_bounds, inner.lower_better
         self.weights_source = inner.weights_source
-        self.min_size = max(member.min_size for member in members)
+        self.min_size = max(self.min_sides)
         self.is_random = any(member.is_random for member in members)
         self.thread_safe = all(member.thread_safe for member in members)
         self.requires_grad_(False)
         self.eval()
+
+    @property
+    def min_sides(self) -> tuple[int, int]:
+        """What the members need, on each side the largest."""
+        heights, widths = zip(*(member.min_sides for member in self.members), strict=True)
+        return max(heights), max(widths)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode."""

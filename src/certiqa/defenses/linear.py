@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -56,14 +57,17 @@ class Resize(LinearStep):
         if size is not None and scale is not None:
             raise UserError(f"{self.name} takes size or scale, not both: got size={size} and scale={scale}; null one")
         scale = 0.5 if size is None and scale is None else scale
-        sides = [1] if size is None else [size] if isinstance(size, int) else list(size)
-        if len(sides) not in (1, 2) or min(sides) < 1:
-            raise UserError(f"{self.name}.size must be a shorter side or (height, width) in pixels, got {size}")
-        if scale is not None and not 0 < scale <= 8:
+        sides = [size, size] if isinstance(size, int) else list(size) if isinstance(size, Sequence) else []
+        if size is not None and (len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides)):
+            raise UserError(
+                f"{self.name}.size must be a shorter side, e.g. 160, or (height, width), e.g. [160,240], in whole "
+                f"pixels, got {size}"
+            )
+        if scale is not None and not (isinstance(scale, int | float) and 0 < scale <= 8):
             raise UserError(f"{self.name}.scale must lie in (0, 8], e.g. 0.5, got {scale}")
         if mode not in ("bilinear", "bicubic"):
             raise UserError(f"{self.name}.mode must be bilinear or bicubic, got '{mode}'")
-        self.size = size if isinstance(size, int) or size is None else (int(sides[0]), int(sides[1]))
+        self.size = size if isinstance(size, int) or size is None else (sides[0], sides[1])
         self.scale = scale
         self.mode = mode
         self.overshoots = mode == "bicubic"
@@ -79,12 +83,14 @@ class Resize(LinearStep):
         shorter = min(height, width)
         return max(1, round(height * self.size / shorter)), max(1, round(width * self.size / shorter))
 
-    def least_size(self, needed: int) -> int:
-        """Return the side that images need: any, or in proportion to ``needed``; 0 where none is enough."""
+    def least_size(self, needed: Sequence[int]) -> tuple[int, int]:
+        """Return the sides that images need: any, or in proportion to ``needed``; 0 where none is enough."""
         if self.scale is not None:
-            return max(1, math.ceil(needed / self.scale - 1e-6))
+            height, width = (max(1, math.ceil(side / self.scale - 1e-6)) for side in needed)
+            return height, width
         assert self.size is not None
-        return 1 if min(self.size if isinstance(self.size, tuple) else (self.size,)) >= needed else 0
+        sides = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        return int(sides[0] >= needed[0]), int(sides[1] >= needed[1])
 
     def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
         """Resize; bicubic weights may leave [0, 1], clipping comes after the noise."""
@@ -108,7 +114,7 @@ class Upscale(Resize):
     keeps_size = True
 
     def __init__(self, scale: float = 0.5, mode: str = "bilinear") -> None:
-        if scale > 1:
+        if not (isinstance(scale, int | float) and 0 < scale <= 1):
             raise UserError(f"upscale.scale must lie in (0, 1], e.g. 0.5, got {scale}")
         super().__init__(mode=mode, scale=scale)
 
@@ -116,9 +122,9 @@ class Upscale(Resize):
         """Return ``size``."""
         return int(size[0]), int(size[1])
 
-    def least_size(self, needed: int) -> int:
+    def least_size(self, needed: Sequence[int]) -> tuple[int, int]:
         """Return ``needed``."""
-        return needed
+        return int(needed[0]), int(needed[1])
 
     def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
         """Shrink and bring back."""
@@ -250,8 +256,16 @@ class LinearOperator(LinearStep):
     @torch.no_grad()
     def output_size(self, size: Sequence[int]) -> tuple[int, int]:
         """Return the size of what the module makes of an image of ``size``."""
-        height, width = self.forward(torch.zeros(1, 3, *size)).shape[-2:]
+        height, width = self.forward(self._there(torch.zeros(1, 3, *size))).shape[-2:]
         return height, width
+
+    def _there(self, probe: Tensor) -> Tensor:
+        """Return a probe where the module's own numbers are, in float64 where they are.
+
+        Probes are drawn on the CPU, so that they are the same wherever the module is.
+        """
+        held = next(chain(self.module.parameters(), self.module.buffers()), probe)
+        return probe.to(held.device, torch.float64 if held.dtype == torch.float64 else torch.float32)
 
     @torch.no_grad()
     def lipschitz(self, size: Sequence[int]) -> float:
@@ -268,7 +282,7 @@ class LinearOperator(LinearStep):
 
     def _check_linear(self, size: Sequence[int]) -> None:
         generator = torch.Generator().manual_seed(0)
-        x, y = (torch.rand(1, 3, *size, generator=generator) for _ in range(2))
+        x, y = (self._there(torch.rand(1, 3, *size, generator=generator)) for _ in range(2))
         together = self.forward(2 * x - 3 * y)
         apart = 2 * self.forward(x) - 3 * self.forward(y)
         scale = float(apart.abs().max()) + 1e-12
@@ -282,9 +296,10 @@ class LinearOperator(LinearStep):
         count = 3 * size[0] * size[1]
         rows: Tensor | None = None
         column = 0.0
+        held = self._there(torch.empty(0))
         for start in range(0, count, self.batch_size):
             indices = torch.arange(start, min(start + self.batch_size, count))
-            basis = torch.zeros(len(indices), count)
+            basis = held.new_zeros(len(indices), count)
             basis[torch.arange(len(indices)), indices] = 1
             responses = self.forward(basis.view(-1, 3, *size)).double().flatten(1).abs()
             column = max(column, float(responses.sum(1).max()))
@@ -294,7 +309,7 @@ class LinearOperator(LinearStep):
 
     def power_iteration(self, size: Sequence[int], steps: int = 50) -> float:
         """Return an estimate of the spectral norm from below; no proof may use it."""
-        vector = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1))
+        vector = self._there(torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1)))
         norm = 0.0
         for _ in range(steps):
             vector = (vector / vector.norm()).requires_grad_(True)

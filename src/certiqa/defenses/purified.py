@@ -54,9 +54,12 @@ class Purifier(nn.Module):
         """Return the (height, width) in which images of (height, width) ``size`` leave it."""
         return int(size[0]), int(size[1])
 
-    def least_size(self, needed: int) -> int:
-        """Return how large images must come so that both sides leave it with ``needed`` pixels, 0 where none do."""
-        return max(self.min_size, needed)
+    def least_size(self, needed: Sequence[int]) -> tuple[int, int]:
+        """Return the (height, width) that images must have to leave it with at least ``needed``.
+
+        A side is 0 where no image's is enough.
+        """
+        return max(self.min_size, needed[0]), max(self.min_size, needed[1])
 
     def lipschitz(self, size: Sequence[int]) -> float | None:
         """Return a proven upper bound on its l2 Lipschitz constant for images of ``size``, None where none is known."""
@@ -100,12 +103,15 @@ class LipschitzSteps(Purifier):
             height, width = step.output_size((height, width))
         return height, width
 
-    def least_size(self, needed: int) -> int:
+    def least_size(self, needed: Sequence[int]) -> tuple[int, int]:
         """Return the size that images need before the first step."""
+        height, width = needed
         for step in reversed(self.steps):
             assert isinstance(step, Purifier)
-            needed = step.least_size(needed) if needed else 0
-        return needed
+            if not height or not width:
+                return 0, 0
+            height, width = step.least_size((height, width))
+        return height, width
 
     def lipschitz(self, size: Sequence[int]) -> float:
         """Return the product of the steps' constants, each at the size that reaches it."""
@@ -176,16 +182,22 @@ class PurifiedMetric(QualityMetric):
         inner = self.metric
         self.score_range, self.hard_bounds, self.lower_better = inner.score_range, inner.hard_bounds, inner.lower_better
         self.weights_source = inner.weights_source
-        self.min_size = purifier.least_size(inner.min_size)
-        if not self.min_size:
+        if 0 in self.min_sides:
+            height, width = inner.min_sides
             raise UserError(
                 f"what leaves {purifier.name} is too small for metric '{inner.name}', which needs images of at least "
-                f"{inner.min_size}x{inner.min_size} pixels; let {purifier.name} keep more"
+                f"{height}x{width} pixels; let {purifier.name} keep more"
             )
+        self.min_size = max(self.min_sides)
         self.is_random = purifier.is_random or inner.is_random
         self.thread_safe = purifier.thread_safe and inner.thread_safe
         self.requires_grad_(False)
         self.eval()
+
+    @property
+    def min_sides(self) -> tuple[int, int]:
+        """What the purifier needs to leave the metric enough."""
+        return self.purifier.least_size(self.metric.min_sides)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode."""

@@ -94,15 +94,21 @@ class MedianSmoothing(QualityMetric):
         self.score_range = self.metric.score_range
         self.hard_bounds = self.metric.hard_bounds
         self.lower_better = self.metric.lower_better
-        self.min_size = self.metric.min_size if before is None else before.least_size(self.metric.min_size)
-        if not self.min_size:
+        if 0 in self.min_sides:
+            height, width = self.metric.min_sides
             raise UserError(
                 f"what reaches metric '{self.metric.name}' is too small: it needs images of at least "
-                f"{self.metric.min_size}x{self.metric.min_size} pixels; let the step before the noise keep more"
+                f"{height}x{width} pixels; let the step before the noise keep more"
             )
+        self.min_size = max(self.min_sides)
         self.weights_source = self.metric.weights_source
         self.requires_grad_(False)
         self.eval()
+
+    @property
+    def min_sides(self) -> tuple[int, int]:
+        """What the step before the noise, if there is one, needs to leave the metric enough."""
+        return self.metric.min_sides if self.before is None else self.before.least_size(self.metric.min_sides)
 
     def lipschitz(self, size: Sequence[int]) -> float:
         """Return the constant by which an l2 radius at an input of (height, width) becomes one at the noise."""

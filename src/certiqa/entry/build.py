@@ -19,7 +19,8 @@ from certiqa.attacks import Attack
 from certiqa.callbacks import Certification
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing, PurifiedMetric, undefended
-from certiqa.defenses.purifiers.diffusion import Diffpure, shipped_diffusions
+from certiqa.defenses.purifiers.diffusion import Diffpure
+from certiqa.defenses.purifiers.diffusion_files import shipped_diffusions
 from certiqa.defenses.purifiers.fcn import UNTRAINED, shipped_filters
 from certiqa.denoisers import shipped_denoisers
 from certiqa.entry.identity import fraction

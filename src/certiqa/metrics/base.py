@@ -22,7 +22,7 @@ class QualityMetric(nn.Module):
         score_range: nominal range in native units, the "range" of every share-of-range figure; None if it has none.
         lower_better: whether a lower score means better quality.
         hard_bounds: bounds that no input can leave, only where proven (e.g. behind a sigmoid).
-        min_size: smallest height and width it accepts, in pixels.
+        min_size: smallest side in pixels of a square image that it accepts; see ``min_sides``.
         is_random: whether ``forward`` draws random numbers; then they are seedable per image and
             independent of the rest of the batch.
         thread_safe: whether several threads may call ``forward`` at once, each with its own images; then draws are
@@ -87,6 +87,11 @@ class QualityMetric(nn.Module):
         return None
 
     @property
+    def min_sides(self) -> tuple[int, int]:
+        """Smallest (height, width) that it accepts: ``min_size`` twice, but behind a crop that is not square."""
+        return self.min_size, self.min_size
+
+    @property
     def range_width(self) -> float | None:
         """Width of ``score_range`` in native units, None where there is none."""
         return None if self.score_range is None else float(self.score_range[1] - self.score_range[0])
@@ -117,9 +122,10 @@ class QualityMetric(nn.Module):
                 f"got {images.dtype} of shape {tuple(images.shape)}{hint}"
             )
         height, width = images.shape[-2:]
-        if min(height, width) < self.min_size:
+        least_height, least_width = self.min_sides
+        if height < least_height or width < least_width:
             raise UserError(
-                f"metric '{self.name}' needs images of at least {self.min_size}x{self.min_size} pixels, "
+                f"metric '{self.name}' needs images of at least {least_height}x{least_width} pixels, "
                 f"got {height}x{width}; use larger images or crops"
             )
         sample = images.detach()[..., ::8, ::8]  # enough to tell the scale, and nothing beside a forward pass

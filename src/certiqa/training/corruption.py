@@ -131,8 +131,24 @@ class DiffusionSteps:
 
     def pair(self, images: Tensor, ids: Sequence[str], epochs: Sequence[int], *, whole: bool = False) -> Pair:
         """Return (noisy samples in [-1, 1], steps ``(N,)``) and the noise."""
+        images = self._cut(images)
         keys = [noise_key(self.seed, "train", name, epoch) for name, epoch in zip(ids, epochs, strict=True)]
         noise = fill_noise(torch.empty(images.shape, dtype=torch.float32, device=images.device), keys)
         # the step comes from bits of the key that the seed of the noise shares, which mixes them well
         steps = torch.tensor([(key >> 16) % self.last_step for key in keys], device=images.device)
         return (self.purifier.noisy(2 * images - 1, noise, steps), steps), noise
+
+    def _cut(self, images: Tensor) -> Tensor:
+        """Return images without the last rows and columns that the U-Net's halving does not take.
+
+        Cut rather than padded, so that the mean error is over the images' own pixels: those of a padding would count
+        in it, and those that are mirrored are not what the model is asked for.
+        """
+        multiple = self.purifier.multiple
+        height, width = (side // multiple * multiple for side in images.shape[-2:])
+        if not height or not width:
+            raise UserError(
+                f"an image of {images.shape[-2]}x{images.shape[-1]} pixels is smaller than the {multiple}x{multiple} "
+                "that the diffusion model halves; leave it out, or enlarge images with data.resize"
+            )
+        return images[..., :height, :width]

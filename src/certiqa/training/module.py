@@ -206,7 +206,7 @@ class DefenseModule(pl.LightningModule):
             if self.corruption.restores:
                 values["val/psnr"] = -10 * torch.log10(F.mse_loss(output.clamp(0, 1), wanted))
                 values["val/psnr_unpurified"] = -10 * torch.log10(F.mse_loss(inputs[0], wanted))
-            self.log_dict(values, prog_bar=True, batch_size=len(ids))
+            self.log_dict(values, prog_bar=True, batch_size=len(ids), sync_dist=True)
         if isinstance(self.defense, MedianSmoothing) and self.defense.denoiser is not None:
             noisy = self.defense.noisy(images, ids, [0] * len(ids), self.seed, "validate")
             error = F.mse_loss(self.defense.denoise(noisy), self._prepared(batch))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,23 +12,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from certiqa.defenses.purified import Purifier
+from certiqa.defenses.purifiers.diffusion_files import load_diffusion, shipped_diffusions
 from certiqa.defenses.purifiers.filters import Unsharp
 from certiqa.defenses.purifiers.network import Upstream, given_weights, missing_weights, pad_to
 from certiqa.errors import UserError
-from certiqa.metrics.weights import SHIPPED
 
-UNTRAINED = "untrained"
 NATIVE = "native"
-SMALL_UNET: dict[str, Any] = {
-    "sample_size": 224,
-    "block_out_channels": [16, 32, 64],
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-    "down_block_types": ["DownBlock2D"] * 3,
-    "up_block_types": ["UpBlock2D"] * 3,
-    "add_attention": False,
-}
-"""The U-Net that ``train.py experiment=mini_diffusion`` trains: no attention, so any size and cheap on a CPU."""
 
 
 class NoisePredictor(nn.Module):
@@ -54,14 +40,15 @@ class Diffpure(Purifier):
     even with no steps at all. ``size="native"`` keeps the image's own size instead.
 
     Args:
-        weights: folder of a diffusers unconditional pixel model (a pipeline's folder, or its U-Net's alone), the name
-            of one on the Hugging Face hub, the name of a shipped one (``mini_diffusion``), or "untrained" for training.
+        weights: folder of a diffusers unconditional pixel model (a pipeline's with ``unet/`` and ``scheduler/``, one
+            with both at its root as google/ddpm-church-256, or a U-Net's alone), the name of one on the Hugging Face
+            hub, the name of a shipped one (``mini_diffusion``), or "untrained" for training.
         steps: t, how far the noise goes and how many steps lead back; the grid of the paper's study is 5, 10, 20, 30,
             50 of 1000. 0 leaves the resizing alone.
-        size: side in pixels that images are resized to; None for the model's own, "native" for no resizing, with
-            padding to what its downsampling needs (ours, not the paper's).
+        size: side in pixels that images are resized to, a multiple of what the U-Net's downsampling needs; None for
+            the model's own, "native" for no resizing, with padding to that multiple (ours, not the paper's).
         checkpoint: compute the network's maps again in the backward pass, one step at a time: the memory of one step.
-        architecture: of an untrained U-Net, changes to ``SMALL_UNET``.
+        architecture: of an untrained U-Net, changes to ``diffusion_files.SMALL_UNET``.
 
     Raises:
         UserError: diffusers is not installed, no weights, or weights that are no such model.
@@ -91,20 +78,14 @@ class Diffpure(Purifier):
             )
         assert weights is not None
         unet, self.scheduler = load_diffusion(weights, architecture)
-        own = unet.config.sample_size
-        own = max(own) if isinstance(own, list | tuple) else own
-        if not (size is None or size == NATIVE or (isinstance(size, int) and size >= 1)):
-            raise UserError(f"size must be a side in pixels, native, or null for the model's own, got {size!r}")
-        if size is None and own is None:
-            raise UserError(f"the model in '{weights}' states no sample_size; give size=pixels or size=native")
         largest = int(self.scheduler.config.num_train_timesteps)
         if not 0 <= steps <= largest:
             raise UserError(f"steps must be 0 to {largest}, the diffusion steps of this model, got {steps}")
         self.network = NoisePredictor(unet).requires_grad_(False).eval()
-        self.steps, self.size = int(steps), size if size is not None else int(own)
+        self.multiple = 2 ** (len(unet.config.block_out_channels) - 1)
+        self.steps, self.size = int(steps), _checked_size(size, unet.config.sample_size, self.multiple, weights)
         self.checkpoint = bool(checkpoint)
         self.is_random = self.steps > 0
-        self.multiple = 2 ** (len(unet.config.block_out_channels) - 1)
 
     def forward(self, images: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """Return purified images of the size they came in."""
@@ -185,80 +166,21 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
-def load_diffusion(weights: str | Path, architecture: Mapping[str, Any] | None) -> tuple[Any, Any]:
-    """Return (U-Net, DDPM scheduler) of a folder, a hub name, a shipped name, or untrained.
-
-    Raises:
-        UserError: diffusers is not installed, nothing to load, or weights that do not fit the folder's own config.
-    """
-    diffusers = _diffusers()
-    if str(weights) == UNTRAINED:
-        return diffusers.UNet2DModel(**(SMALL_UNET | dict(architecture or {}))), diffusers.DDPMScheduler()
-    if architecture:
-        raise UserError("architecture is for an untrained model; weights bring their own")
-    place = SHIPPED / str(weights) if str(weights) in shipped_diffusions() else Path(weights).expanduser()
-    if place.is_file():
+def _checked_size(size: int | str | None, own: Any, multiple: int, weights: str | Path) -> int | str:
+    """Return the side that images are resized to, or "native"; raises UserError where the U-Net does not take it."""
+    if size == NATIVE:
+        return NATIVE
+    if size is not None and not (isinstance(size, int) and size >= 1):
+        raise UserError(f"size must be a side in pixels, native, or null for the model's own, got {size!r}")
+    if size is None and own is None:
+        raise UserError(f"the model in '{weights}' states no sample_size; give size=pixels or size=native")
+    side = int(size if size is not None else max(own) if isinstance(own, list | tuple) else own)
+    below = side // multiple * multiple
+    if below != side:
+        nearest = f"{below} or {below + multiple}" if below else f"{multiple}"
+        whose = "" if size is not None else ", the model's own sample_size"
         raise UserError(
-            f"'{weights}' is a file; DiffPure takes the folder of a diffusers model, with unet/ and scheduler/ in it"
+            f"size must be a multiple of {multiple}, since the U-Net in '{weights}' halves its maps until they are "
+            f"{multiple} times smaller, got {side}{whose}; give size={nearest}, or size=native, which pads"
         )
-    source = str(place) if place.is_dir() else str(weights)
-    local = place.is_dir()
-    has_parts = (place / "unet").is_dir() if local else True
-    try:
-        unet, loaded = diffusers.UNet2DModel.from_pretrained(
-            source,
-            subfolder="unet" if has_parts else None,
-            output_loading_info=True,
-            low_cpu_mem_usage=False,
-            local_files_only=local,
-        )
-    except Exception as error:  # diffusers raises OSError, ValueError, RuntimeError, and the hub's own
-        hint = "" if local else "; if it is a folder, there is none of that name"
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(
-            f"cannot load an unconditional diffusers U-Net from '{weights}'{hint}: "
-            f"{type(error).__name__}: {first[:300]}"
-        ) from error
-    wrong = {key: loaded.get(f"{key}_keys") for key in ("missing", "unexpected", "mismatched")}
-    if any(wrong.values()):
-        said = "; ".join(f"{len(keys)} {label}, first: {list(keys)[:3]}" for label, keys in wrong.items() if keys)
-        raise UserError(f"the weights in '{weights}' do not fit the U-Net of its config.json: {said}")
-    if unet.config.in_channels != 3 or unet.config.out_channels not in (3, 6):
-        raise UserError(
-            f"the U-Net in '{weights}' takes {unet.config.in_channels} and gives {unet.config.out_channels} channels; "
-            "DiffPure needs one that works on RGB pixels (3 in, 3 out, or 6 with a learned variance)"
-        )
-    return unet, _scheduler(diffusers, source, place, local, learned=unet.config.out_channels == 6)
-
-
-def _scheduler(diffusers: Any, source: str, place: Path, local: bool, *, learned: bool) -> Any:
-    """Return the DDPM scheduler of a model; a U-Net alone gets the usual linear one."""
-    options = {"variance_type": "learned_range"} if learned else {}
-    if local and not (place / "scheduler").is_dir():
-        return diffusers.DDPMScheduler(**options)
-    config = diffusers.DDPMScheduler.load_config(source, subfolder="scheduler", local_files_only=local)
-    if learned and str(config.get("variance_type", "")).startswith("learned"):
-        options = {}
-    return diffusers.DDPMScheduler.from_config(config, **options)
-
-
-def shipped_diffusions() -> list[str]:
-    """Return the names of the diffusion models shipped with the package."""
-    return sorted(path.name for path in SHIPPED.glob("*_diffusion") if path.is_dir())
-
-
-def _diffusers() -> Any:
-    # its and bitsandbytes' advice about packages that are not needed here
-    for name in ("diffusers", "bitsandbytes"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            diffusers = importlib.import_module("diffusers")
-            diffusers.UNet2DModel, diffusers.DDPMScheduler  # noqa: B018  imported at first use
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"diffusion models are loaded by diffusers, which cannot be imported ({error}); "
-            "pip install certiqa[diffusion]"
-        ) from error
-    return diffusers
+    return side

@@ -6,7 +6,7 @@ kornia does the filtering. It is imported when it is first needed, which keeps `
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -40,13 +40,13 @@ class MedianBlur(Purifier):
         self.min_size = self.kernel // 2 + 1
 
     def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
-        """Return the medians; with gradients, windows are gathered for a few images at a time."""
+        """Return the medians; windows, or what is sorted in place of them, are held for a few channels at a time."""
         from kornia.filters import median_blur
 
-        if not (images.requires_grad and torch.is_grad_enabled()):
-            return median_blur(images.detach(), self.kernel)
-        size = max(1, WINDOW_VALUES // (images[0].numel() * self.kernel**2))
-        return torch.cat([median_blur(part, self.kernel) for part in images.split(size)])
+        follows = images.requires_grad and torch.is_grad_enabled()
+        # kornia takes its path without windows for what requires no gradient, whether one is asked for or not
+        planes = (images if follows else images.detach()).reshape(-1, 1, *images.shape[-2:])
+        return _in_parts(lambda part: median_blur(part, self.kernel), planes, self.kernel).reshape(images.shape)
 
     def lipschitz(self, size: Sequence[int]) -> float:
         """Return ``kernel``."""
@@ -84,18 +84,27 @@ class Bilateral(Purifier):
         self.min_size = self.kernel // 2 + 1
 
     def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
-        """Return the filtered images; with gradients, windows are gathered for a few images at a time."""
+        """Return the filtered images; where windows are gathered, for a few images at a time."""
         from kornia.filters import bilateral_blur
 
-        spaces = (self.sigma_space, self.sigma_space)
-        size = len(images)
-        if images.requires_grad and torch.is_grad_enabled():
-            size = max(1, WINDOW_VALUES // (images[0].numel() * self.kernel**2))
-        parts = [
-            bilateral_blur(part, self.kernel, self.sigma_color, spaces, color_distance_type=self.distance)
-            for part in images.split(max(1, size))
-        ]
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        def blurred(part: Tensor) -> Tensor:
+            spaces = (self.sigma_space, self.sigma_space)
+            filtered: Tensor = bilateral_blur(
+                part, self.kernel, self.sigma_color, spaces, color_distance_type=self.distance
+            )
+            return filtered
+
+        if images.device.type == "cpu" and not (images.requires_grad and torch.is_grad_enabled()):
+            return blurred(images)  # kornia goes pixel by pixel of the window there, in parts of its own
+        return _in_parts(blurred, images, self.kernel)
+
+
+def _in_parts(function: Callable[[Tensor], Tensor], images: Tensor, kernel: int) -> Tensor:
+    """Return ``function(images)``, given so many images at a time that their windows are ``WINDOW_VALUES``, or one."""
+    size = max(1, WINDOW_VALUES // (images.shape[1:].numel() * kernel**2))
+    if len(images) <= size:
+        return function(images)
+    return torch.cat([function(part) for part in images.split(size)])
 
 
 class Unsharp(Purifier):

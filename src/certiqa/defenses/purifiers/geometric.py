@@ -78,9 +78,10 @@ class RandomCrop(Purifier):
         """Return the window's size."""
         return self.size
 
-    def least_size(self, needed: int) -> int:
-        """Return the window's longer side, 0 where the window is smaller than ``needed``."""
-        return self.min_size if min(self.size) >= needed else 0
+    def least_size(self, needed: Sequence[int]) -> tuple[int, int]:
+        """Return the window's size, a side of 0 where it is smaller than ``needed``."""
+        (tall, wide), (height, width) = self.size, needed
+        return tall if tall >= height else 0, wide if wide >= width else 0
 
     def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
         """Return the windows; raises UserError where an image is smaller than one."""

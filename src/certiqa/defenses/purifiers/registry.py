@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from certiqa.defenses.linear import Flip, GaussianBlur, Resize, Upscale
@@ -13,6 +14,7 @@ from certiqa.defenses.purifiers.disco import Disco
 from certiqa.defenses.purifiers.fcn import Fcn
 from certiqa.defenses.purifiers.filters import Bilateral, ColorQuantization, MedianBlur, RandomNoise, Unsharp
 from certiqa.defenses.purifiers.geometric import RandomCrop, RandomRotate
+from certiqa.defenses.purifiers.network import given_weights
 from certiqa.defenses.purifiers.restoration import RESTORERS
 from certiqa.errors import UserError, suggest
 
@@ -28,6 +30,37 @@ PURIFIERS: dict[str, type[Purifier]] = {
 _NETWORKS: tuple[type[Purifier], ...] = (Fcn, *RESTORERS, Disco, Diffpure, DiffpureUnsharp)
 WITH_WEIGHTS: dict[str, type[Purifier]] = {purifier.name: purifier for purifier in _NETWORKS}
 """Purifiers that are networks: they need ``weights``, and never take random ones."""
+
+
+def load_step(name: str, options: Mapping[str, Any] | None) -> Purifier:
+    """Build one of several purifiers of a defense by name, whose options stand under ``defense.<name>``.
+
+    Raises:
+        UserError: see :func:`load_purifier`; for a network without weights it says where they go.
+    """
+    options = options or {}
+    if name in WITH_WEIGHTS and not given_weights(options.get("weights")):
+        upstream = getattr(WITH_WEIGHTS[name], "upstream", None)
+        which = f" ({upstream.file}, from {upstream.source})" if upstream else ""
+        raise UserError(
+            f"step '{name}' needs weights{which}; give them with +defense.{name}.weights=path, in Python "
+            f'{name}={{"weights": path}}'
+        )
+    return load_purifier(name, **{str(key): value for key, value in options.items()})
+
+
+def check_step_names(given: Iterable[str], steps: Iterable[str], also: Iterable[str] = ()) -> None:
+    """Raise UserError for options of a name that is no step, no purifier and not among ``also``.
+
+    A config may hold the options of purifiers that are not among the steps; a misspelt name would go unnoticed.
+    """
+    known = dict.fromkeys([*steps, *PURIFIERS, *WITH_WEIGHTS, *also])
+    for name in given:
+        if name not in known:
+            raise UserError(
+                f"defense.{name} gives options to '{name}', which is neither a step nor a purifier; there are: "
+                f"{', '.join(known)}.{suggest(name, known)}"
+            )
 
 
 def load_purifier(name: str, **options: Any) -> Purifier:

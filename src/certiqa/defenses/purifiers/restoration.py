@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,11 @@ class Restoration(NetworkPurifier):
     def output_size(self, size: Any) -> tuple[int, int]:
         """Return the (height, width) in which images leave it."""
         return int(size[0]) * self.outscale, int(size[1]) * self.outscale
+
+    def least_size(self, needed: Sequence[int]) -> tuple[int, int]:
+        """Return what becomes ``needed`` when it is enlarged."""
+        height, width = super().least_size([-(-side // self.outscale) for side in needed])
+        return height, width
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
