@@ -6,8 +6,9 @@ import threading
 import pytest
 import torch
 
-from certiqa.defenses import MedianSmoothing
+from certiqa.defenses import MedianSmoothing, load_purifier
 from certiqa.defenses.engine import GPU_LIMIT, GPU_START, BatchSize, DrawEngine, add_images
+from certiqa.defenses.precision import full_float32
 from certiqa.denoisers import load_denoiser
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric, load_metric
@@ -142,6 +143,39 @@ def test_images_are_added_to_their_own_noise():
     pairs = [(2, 0), (2, 1), (0, 5), (1, 0), (1, 1), (2, 7)]
     total = add_images(torch.zeros(6, 3, 2, 2), images, pairs)
     assert total[:, 0, 0, 0].tolist() == [2, 2, 0, 1, 1, 2]
+
+
+def test_a_callers_autocast_reaches_neither_the_step_before_the_noise_nor_an_fp32_metric():
+    metric = load_metric("mini")
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    blur = load_purifier("gaussian_blur", kernel=5)
+    for workers in (1, 2):
+        smooth = MedianSmoothing(metric, SIGMA, 10, before=blur, workers=workers)
+        exact, plain = smooth.prepared(images), smooth.sample_scores(images, image_ids=IDS[:1])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(smooth.prepared(images), exact)
+            assert not torch.equal(blur(images), exact), "autocast would have reached it"
+            torch.testing.assert_close(smooth.sample_scores(images, image_ids=IDS[:1]), plain, rtol=0, atol=1e-6)
+
+
+@pytest.fixture
+def backends():
+    """What may take TF32, allowed to."""
+    found = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in found]
+    for backend in found:
+        backend.allow_tf32 = True
+    yield found
+    for backend, allowed in zip(found, before, strict=True):
+        backend.allow_tf32 = allowed
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_full_float32_lets_no_tf32_in_and_puts_the_setting_back(backends, device):
+    with full_float32(torch.device(device)):
+        assert [backend.allow_tf32 for backend in backends] == [device == "cpu"] * 2
+    assert [backend.allow_tf32 for backend in backends] == [True, True]
 
 
 def test_low_precision_is_another_function_with_the_head_in_fp32():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from certiqa.defenses.engine import CPU_BATCH, BatchSize, DrawEngine, Pair, Take
 from certiqa.defenses.noise import fill_noise, noise_key
+from certiqa.defenses.precision import full_float32
 from certiqa.defenses.purified import LipschitzSteps, Purifier
 from certiqa.errors import UserError
 from certiqa.metrics.base import QualityMetric, as_metric
@@ -116,7 +117,10 @@ class MedianSmoothing(QualityMetric):
 
     def prepared(self, images: Tensor) -> Tensor:
         """Return what the noise is added to, float32: the images after the step before it, if there is one."""
-        return images.float() if self.before is None else self.before(images.float())
+        if self.before is None:
+            return images.float()
+        with full_float32(images.device):  # its constant is of the map as it is, not of a rounded one
+            return self.before(images.float())
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode: a denoiser is trained by the training module, and frozen inside a defense."""
@@ -140,7 +144,7 @@ class MedianSmoothing(QualityMetric):
 
     def _autocast(self, noisy: Tensor) -> contextlib.AbstractContextManager[object]:
         dtype = PRECISIONS[self.precision]
-        return contextlib.nullcontext() if dtype is None else torch.autocast(noisy.device.type, dtype)
+        return full_float32(noisy.device) if dtype is None else torch.autocast(noisy.device.type, dtype)
 
     def denoise(self, noisy: Tensor) -> Tensor:
         """Return what the metric sees of noisy images ``(K, 3, H, W)``."""
