@@ -43,7 +43,9 @@ def test_a_figure_over_seeds_is_mean_and_sample_deviation():
     assert column.text(value) == "0.550 ± 0.328"
     assert column.text(Spread.of([0.25])) == "0.250"
     assert column.text(Spread.of([float("inf"), 1.0])) == column.text(float("inf"))
-    assert Column("x", "X", "", "", percent).text(Spread.of([0.1, 0.2])) == f"{percent(0.15)} ± {percent(0.0707)}"
+    shares = Column("x", "X", "", "", percent)
+    assert shares.text(Spread.of([0.101, 0.203])) == percent(0.152).replace("15.2", "15.2 ± 7.2")
+    assert shares.text(Spread.of([-0.3, -0.1])).startswith("\N{MINUS SIGN}20.0 ± 14.1")
 
 
 def test_runs_of_one_kind_become_one_row(seeds):

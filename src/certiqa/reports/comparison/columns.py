@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,19 @@ class Column:
         if self.write is None:
             return NOTHING if value in (None, "") else str(value)
         text = self.write(value if isinstance(value, int | float) else None)
-        return f"{text} ± {self.write(value.sd)}" if isinstance(value, Spread) and math.isfinite(value.sd) else text
+        return with_deviation(text, value.sd) if isinstance(value, Spread) and math.isfinite(value.sd) else text
+
+
+def with_deviation(text: str, deviation: float) -> str:
+    """Return a mean as it is written with its deviation in the same unit and to the same decimals.
+
+    >>> with_deviation("28.6 %", 0.00335)
+    '28.6 ± 0.3 %'
+    """
+    found = re.search(r"\d(?:\.(\d+))?(\D*)$", text)
+    decimals, unit = found.groups("") if found else ("", "")
+    shown = deviation * 100 if "%" in unit else deviation
+    return f"{text.removesuffix(unit)} ± {shown:.{len(decimals)}f}{unit}"
 
 
 RUN_COLUMNS = (
