@@ -146,8 +146,8 @@ def test_seed_and_split_are_two_things(tmp_path, write_run):
 
 
 def test_seeds_are_shown_even_where_all_rows_have_the_same(tmp_path, write_run, read_comparison):
-    for seed in (3, 4):
-        write_run(tmp_path / f"a{seed}", seed=seed, name="ms")
+    for seed in (4, 3):
+        write_run(tmp_path / f"a{-seed}", seed=seed, name="ms")  # by folder the later seed comes first
         write_run(tmp_path / f"b{seed}", seed=seed, defense="dms", name="dms")
     text = write_comparison([tmp_path], tmp_path / "site", resamples=20).index.read_text()
     assert text.count(">3, 4<") == 2

@@ -45,7 +45,7 @@ def over_seeds(table: Table) -> Table | None:
         for numbers in _of_the_same_data(table, kind):
             distinct = {seeds_of(table.runs[number]): number for number in reversed(numbers)}
             repeated += len(numbers) - len(distinct)
-            chosen.append(sorted(distinct.values()))
+            chosen.append([distinct[seeds] for seeds in sorted(distinct)])
     if all(len(numbers) == 1 for numbers in chosen):
         return None
     first = [table.runs[numbers[0]] for numbers in chosen]
