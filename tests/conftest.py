@@ -1,7 +1,8 @@
-"""What several test files share: metrics whose answers are known, and small images."""
+"""What several test files share: metrics whose answers are known, small images, and a browser."""
 
 import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,19 +77,35 @@ def mini_cache():
     return root
 
 
-@pytest.fixture(scope="session")
-def miniatures():
-    """The module that writes miniatures of the official layouts."""
-    spec = importlib.util.spec_from_file_location("miniatures", Path(__file__).parent / "data" / "miniatures.py")
+def helper(place):
+    """Return a module of helpers below this folder, which is no package."""
+    path = Path(__file__).parent / place
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def miniatures():
+    """The module that writes miniatures of the official layouts."""
+    return helper("data/miniatures.py")
 
 
 @pytest.fixture(scope="session")
 def networks():
     """The module that writes small networks in the layouts of upstream files."""
-    spec = importlib.util.spec_from_file_location("networks", Path(__file__).parent / "defenses" / "networks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return helper("defenses/networks.py")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A headless Chromium with one page."""
+    binary = shutil.which("chromium") or shutil.which("chromium-browser")
+    if binary is None:
+        if os.environ.get("CI"):
+            pytest.fail("chromium is not installed; apt-get install chromium")
+        pytest.skip("chromium is not installed")
+    opened = helper("browser.py").Browser(binary, tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()

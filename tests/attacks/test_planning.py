@@ -10,8 +10,8 @@ import torch
 from scipy import stats
 
 from certiqa.attacks import load_attack, soft_ranks
+from certiqa.attacks.permutahedron import project_to_ranks
 from certiqa.attacks.planning import Descent, descend, within_reach
-from certiqa.attacks.soft_ranks import project_to_ranks
 from certiqa.errors import UserError
 
 

@@ -1,9 +1,7 @@
-"""What the tests of reports share: a browser, folders of synthetic runs, and what reads their pages."""
+"""What the tests of reports share: folders of synthetic runs, and what reads their pages."""
 
 import importlib.util
-import os
 import shutil
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -24,18 +22,6 @@ def load(name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    binary = shutil.which("chromium") or shutil.which("chromium-browser")
-    if binary is None:
-        if os.environ.get("CI"):
-            pytest.fail("chromium is not installed; apt-get install chromium")
-        pytest.skip("chromium is not installed")
-    opened = load("browser").Browser(binary, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="session")
 def write_run() -> Any:
     """``write_run(folder, **options)`` writes a synthetic run as the entry points do."""
     return load("compared").write_run
@@ -49,7 +35,7 @@ def read_comparison() -> Any:
 
 @pytest.fixture(scope="session")
 def seven_runs(tmp_path_factory: pytest.TempPathFactory, write_run: Any) -> Path:
-    """What :func:`sweep` copies, written once."""
+    """What ``sweep`` copies, written once."""
     root = tmp_path_factory.mktemp("seven")
     write_run(root / "evaluate" / "none", defense="none", attacks={"ifgsm": 1.2}, radii=())
     write_run(root / "evaluate" / "good", defense="dms", error=0.1, width=2.0, attacks={"ifgsm": 0.3})

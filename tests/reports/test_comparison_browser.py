@@ -148,10 +148,7 @@ def test_groups_of_columns_are_shown_and_hidden(page):
 
 def test_a_click_opens_a_run_and_a_point_of_a_figure_does_too(page, site):
     page.run("[...document.querySelectorAll('th.name a')].find((a) => a.textContent === 'dms').click()")
-    deadline = time.monotonic() + 30
-    while page.run("location.href") == site.as_uri() or page.run("document.readyState") != "complete":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    page.wait(f"location.href !== '{site.as_uri()}' && document.readyState === 'complete'")
     assert page.run("location.href").endswith("/comparison/runs/dms.html")
     assert page.run("document.querySelector('h1').textContent") == "dms"
     page.open(site, 1280)
@@ -223,10 +220,7 @@ def test_a_sweep_of_24_runs_becomes_a_site_with_one_command(browser, tmp_path, m
     assert browser.run("document.querySelector('#shown-runs').textContent") == "3 of 24"
     assert browser.run("document.querySelector('#shown-means').textContent") == "1 of 8"
     browser.run(f"({SHOWN.format(0)})[0].querySelector('th.name a').click()")
-    deadline = time.monotonic() + 30
-    while browser.run("location.href") == site.as_uri() or browser.run("document.readyState") != "complete":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    browser.wait(f"location.href !== '{site.as_uri()}' && document.readyState === 'complete'")
     assert browser.run("document.querySelector('h1').textContent").startswith("mini-mini-ms-ifgsm")
     browser.open(site, 390)
     assert browser.run("document.documentElement.scrollWidth") <= 390

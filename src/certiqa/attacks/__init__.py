@@ -12,12 +12,12 @@ from certiqa.attacks.parsimonious import Parsimonious
 from certiqa.attacks.patch import PatchRS
 from certiqa.attacks.patterns import UAP, CumulativeUAP
 from certiqa.attacks.perceptual import MADC, SSAH, Korhonen, Zhang
+from certiqa.attacks.permutahedron import soft_ranks
 from certiqa.attacks.presets import calibrate, preset_options
 from certiqa.attacks.rank_inversion import RankInversion, RankInversionL2
 from certiqa.attacks.registry import ATTACKS, load_attack
 from certiqa.attacks.sets import SetAttack
 from certiqa.attacks.sma import SMA, SMAL2
-from certiqa.attacks.soft_ranks import soft_ranks
 from certiqa.attacks.spatial import StAdv
 from certiqa.attacks.square import Ran, Square
 from certiqa.attacks.suite import Noise, Suite, members

@@ -43,7 +43,8 @@ class AdamAttack(Attack):
         learning_rate: of Adam, in units of the parameters; what makes the attack stronger or weaker.
         steps: gradients.
         best: return the best iterate by that objective instead of the last; costs one more forward pass.
-        eot_samples, through: see :class:`~certiqa.attacks.target.Target`.
+        eot_samples: see ``Target``.
+        through: see ``Target``.
     """
 
     norm = "none"

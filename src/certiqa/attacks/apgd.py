@@ -28,7 +28,8 @@ class APGD(Attack):
         momentum: share of the new step, alpha in the paper.
         rise: share of steps between checkpoints that must raise J, rho in the paper.
         random_start: start from a uniform draw in the ball instead of the image.
-        eot_samples, through: see :class:`~certiqa.attacks.target.Target`.
+        eot_samples: see ``Target``.
+        through: see ``Target``.
     """
 
     name = "apgd"

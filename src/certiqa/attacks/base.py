@@ -25,7 +25,8 @@ class AttackResult:
     Attributes:
         images: ``(N, 3, H, W)`` in [0, 1], on the 8-bit grid where the attack rounds: these are scored.
         unrounded: the same before rounding.
-        forward_calls, gradient_calls: images scored without and with a gradient.
+        forward_calls: images scored without a gradient.
+        gradient_calls: images scored with one.
         failed: ``(N,)``, images where a gradient or score was not finite.
         rises: ``(N, 2)``, by how much J had risen after the first step and before the last one, as a share of the
             range; None where the attack does not climb J by itself, step by step.
@@ -44,7 +45,7 @@ class AttackResult:
 class Attack:
     """Base of all attacks: ``attack(metric, images, direction="raise") -> images``.
 
-    A subclass implements :meth:`perturb`. The images of a batch are attacked at once, and each as it would be alone.
+    A subclass implements ``perturb``. The images of a batch are attacked at once, and each as it would be alone.
 
     Attributes:
         name: what tables call it.
@@ -81,7 +82,7 @@ class Attack:
         image_ids: Sequence[str] | None = None,
         seed: int = 0,
     ) -> Tensor:
-        """Return attacked images ``(N, 3, H, W)`` in [0, 1] inside the budget; see :meth:`craft`."""
+        """Return attacked images ``(N, 3, H, W)`` in [0, 1] inside the budget; see ``craft``."""
         return self.craft(metric, images, direction, targets=targets, image_ids=image_ids, seed=seed).images
 
     def craft(
@@ -99,7 +100,7 @@ class Attack:
         Args:
             metric: the metric, defended or not: gradients and scores are those of all of it.
             images: ``(N, 3, H, W)`` in [0, 1]; left as they are.
-            direction: "raise", "lower", "away", or a tensor of signs, see :class:`Target`.
+            direction: "raise", "lower", "away", or a tensor of signs, see ``Target``.
             targets: scores ``(N,)`` to reach instead, native units.
             image_ids: names that key all randomness, of the metric and of the attack.
             seed: of all randomness; an image's own depends on (seed, image id) alone, not on the batch.

@@ -41,7 +41,7 @@ def single(candidate: Tensor) -> Query:
 class BlackBox(Attack):
     """Base of all black-box attacks: queries of the score, never a gradient.
 
-    A subclass writes the search on one image as its paper has it, as a generator that yields a :class:`Query` and is
+    A subclass writes the search on one image as its paper has it, as a generator that yields a ``Query`` and is
     sent the values J ``(count,)``, on the CPU. The searches of a batch go on side by side, and what they ask for is
     scored together; each goes as it would alone, as far as the metric rounds alike in batches of any size: a near tie
     that rounding decides can send a search another way. The best image seen is returned, the clean one included, so J
@@ -52,8 +52,8 @@ class BlackBox(Attack):
         queries: scores asked per image, the first one, of the clean image, included; direction "away" needs that
             image's score too and pays for it.
         batch_size: images scored in one pass at most; changes no result beyond rounding.
-        eot_samples, through: what one score of a random metric is, see :class:`~certiqa.attacks.target.Target`;
-            ``through="median"`` asks a smoothed metric for the score that it publishes.
+        eot_samples: draws that one score of a random metric averages, see ``Target``.
+        through: "mean" of these draws, or "median", the score that a smoothed metric publishes.
 
     Raises:
         UserError: an option that is not allowed.

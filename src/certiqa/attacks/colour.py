@@ -27,7 +27,7 @@ class AdvCF(AdamAttack):
         pieces: of each curve, K in the paper.
         weight: of the squared distance to the identity's pieces, per share of the metric's range; 5 in the paper,
             .5 in the port to quality metrics.
-        options: ``best``, ``eot_samples``, ``through``, see :class:`~certiqa.attacks.adam.AdamAttack`.
+        options: ``best``, ``eot_samples``, ``through``, see ``AdamAttack``.
     """
 
     name = "advcf"
@@ -85,7 +85,7 @@ class ABOffset(AdamAttack):
         steps: gradients.
         learning_rate: of Adam, in the same units; default limit / steps times 2.5.
         grid: height and width of the coarse map, at most the image's.
-        options: ``best``, ``eot_samples``, ``through``, see :class:`~certiqa.attacks.adam.AdamAttack`.
+        options: ``best``, ``eot_samples``, ``through``, see ``AdamAttack``.
     """
 
     name = "ab_offset"

@@ -22,7 +22,7 @@ class OnePixel(BlackBox):
     Args:
         pixels: how many pixels may differ.
         members: of the population; None takes queries / 11, from 8 to 300.
-        options: of :class:`~certiqa.attacks.blackbox.BlackBox`.
+        options: of ``BlackBox``.
     """
 
     name = "onepixel"
@@ -41,7 +41,7 @@ class OnePixel(BlackBox):
             raise UserError(f"attack.pixels={self.pixels} is more than {height}x{width} pixels; use fewer")
 
     def search(self, image: Tensor, value: float, draws: torch.Generator) -> Search:
-        """Evolve a population in the unit cube of ``pixels`` x (row, column, r, g, b); see :meth:`BlackBox.search`."""
+        """Evolve a population in the unit cube of ``pixels`` x (row, column, r, g, b); see ``BlackBox.search``."""
         genes = 5 * self.pixels
         ranks = torch.stack([torch.randperm(self.members, generator=draws) for _ in range(genes)], dim=1)
         members = (ranks + torch.rand(self.members, genes, generator=draws)) / self.members

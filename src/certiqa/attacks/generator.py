@@ -65,7 +65,7 @@ class GenerativeUAP(UniversalAttack):
     Args:
         size: side of the pattern in pixels, a multiple of 256 for the U-Net's eight halvings; images may have any.
         width: channels of the U-Net's first level.
-        options: of :class:`UniversalAttack`.
+        options: of ``UniversalAttack``.
     """
 
     name = "generative_uap"

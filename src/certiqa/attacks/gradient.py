@@ -23,7 +23,8 @@ class GradientAttack(Attack):
         step_size: of each step; default eps / steps times 2.5, at most eps.
         random_start: start from a uniform draw in the ball instead of the image.
         best: return the best iterate by the objective instead of the last; costs one more forward pass.
-        eot_samples, through: see :class:`~certiqa.attacks.target.Target`.
+        eot_samples: see ``Target``.
+        through: see ``Target``.
     """
 
     modifier: Sign
@@ -119,7 +120,9 @@ class MIFGSM(IFGSM):
     """Signed steps along accumulated gradients (Dong et al., CVPR 2018).
 
     Args:
-        decay, normalise: see :class:`~certiqa.attacks.parts.Momentum`.
+        decay: what is kept of the accumulated gradient, mu in the paper.
+        normalise: divide each gradient by its mean absolute value per image, as the paper does.
+        options: see ``GradientAttack``.
     """
 
     name = "mifgsm"

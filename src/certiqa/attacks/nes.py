@@ -25,7 +25,7 @@ class NES(BlackBox):
         sigma: size of the probes, in [0, 1] pixel units; take at least 1/255 where the metric rounds to 8 bits.
         step_size: l2 length of each step, of the tile alone.
         tile_size: side of the tile in pixels.
-        options: of :class:`~certiqa.attacks.blackbox.BlackBox`.
+        options: of ``BlackBox``.
     """
 
     name = "nes"
@@ -49,7 +49,7 @@ class NES(BlackBox):
         self.step_size = float(step_size)
 
     def search(self, image: Tensor, value: float, draws: torch.Generator) -> Search:
-        """Climb along estimates; see :meth:`BlackBox.search`."""
+        """Climb along estimates; see ``BlackBox.search``."""
         attacked, left = image, self.queries - 1
         while left >= 3:
             pairs = min(self.pairs, (left - 1) // 2)

@@ -29,7 +29,7 @@ class Parsimonious(BlackBox):
         eps: radius of the ball, in [0, 1] pixel units.
         blocks: blocks along each side at first, whatever the size of the image: 8, which are 32x32 pixels at 256x256.
         group: blocks per mini-batch.
-        options: of :class:`~certiqa.attacks.blackbox.BlackBox`.
+        options: of ``BlackBox``.
     """
 
     name = "parsimonious"
@@ -40,7 +40,7 @@ class Parsimonious(BlackBox):
         self.group = self.at_least("group", group, 1)
 
     def search(self, image: Tensor, value: float, draws: torch.Generator) -> Search:
-        """Pass over finer and finer grids; see :meth:`BlackBox.search`."""
+        """Pass over finer and finer grids; see ``BlackBox.search``."""
         corner = _Corner(image, self.eps, torch.full_like(image, -1))
         corner.value = float((yield single(corner.image())))
         grid, finest = self.blocks, max(image.shape[-2:])

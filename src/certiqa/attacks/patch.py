@@ -21,7 +21,7 @@ class PatchRS(BlackBox):
     Args:
         side: of the patch in pixels; 13, about the paper's area of 169.
         p_init: share of the patch recoloured at first, in (0, 1].
-        options: of :class:`~certiqa.attacks.blackbox.BlackBox`.
+        options: of ``BlackBox``.
     """
 
     name = "patch_rs"
@@ -52,7 +52,7 @@ class PatchRS(BlackBox):
         return max(1, int(window_share(self.p_init, step, self.queries) ** 0.5 * self.side))
 
     def search(self, image: Tensor, value: float, draws: torch.Generator) -> Search:
-        """Move and recolour one patch; see :meth:`BlackBox.search`.
+        """Move and recolour one patch; see ``BlackBox.search``.
 
         The patch that is searched on is the best one, even where the clean image is better than all.
         """

@@ -42,7 +42,7 @@ class CumulativeUAP(UniversalAttack):
     Args:
         lr: step size; None for 1 as the authors have it, or with ``sign`` for a tenth of eps.
         sign: step along the gradient's sign, which no scale touches.
-        options: of :class:`UniversalAttack`.
+        options: of ``UniversalAttack``.
     """
 
     name = "cumulative_uap"

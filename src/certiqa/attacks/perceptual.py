@@ -30,7 +30,8 @@ class MADC(Attack):
         steps: gradients.
         step_size: of the signed steps after the first; default eps / steps times 2.5, at most eps.
         best: return the best iterate instead of the last; costs one more forward pass.
-        eot_samples, through: see :class:`~certiqa.attacks.target.Target`.
+        eot_samples: see ``Target``.
+        through: see ``Target``.
     """
 
     name = "madc"
@@ -89,7 +90,7 @@ class Korhonen(AdamAttack):
             which Adam's normalisation undoes, so that only where the map is 0 matters. (Negative values of its map,
             falling edges wider than the dilation, would turn the gradient round there; here they count as 0.) True
             takes the magnitude of both derivatives and multiplies the update, so that quiet pixels move less.
-        options: ``best``, ``eot_samples``, ``through``, see :class:`~certiqa.attacks.adam.AdamAttack`.
+        options: ``best``, ``eot_samples``, ``through``, see ``AdamAttack``.
     """
 
     name = "korhonen"
@@ -154,7 +155,7 @@ class Zhang(AdamAttack):
             distance has no gradient at the clean image.
         best: return the best iterate by that objective; by default the last, as in the paper, since the best is often
             an early one, whatever the learning rate.
-        options: ``eot_samples``, ``through``, see :class:`~certiqa.attacks.adam.AdamAttack`.
+        options: ``eot_samples``, ``through``, see ``AdamAttack``.
     """
 
     name = "zhang"
@@ -206,7 +207,7 @@ class SSAH(AdamAttack):
         learning_rate: of Adam, in [0, 1] pixel units; no value moves much more than this times ``steps``.
         steps: gradients.
         weight: of the smooth l1 length of the change of block means, per share of the metric's range.
-        options: ``best``, ``eot_samples``, ``through``, see :class:`~certiqa.attacks.adam.AdamAttack`.
+        options: ``best``, ``eot_samples``, ``through``, see ``AdamAttack``.
     """
 
     name = "ssah"

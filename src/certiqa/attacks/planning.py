@@ -1,7 +1,7 @@
 """Which score every image of a set is to get: the first stage of a set attack, on scores alone.
 
 Sources: Yang et al., "Beyond Score Changes: Adversarial Attack on No-Reference Image Quality Assessment from Two
-Perspectives", arXiv 2404.13277 (:func:`descend`); :func:`reverse` and :func:`within_reach` are this project's.
+Perspectives", arXiv 2404.13277 (``descend``); ``reverse`` and ``within_reach`` are this project's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from certiqa.attacks.soft_ranks import project_to_ranks
+from certiqa.attacks.permutahedron import project_to_ranks
 from certiqa.errors import UserError
 
 Array = NDArray[np.float64]
@@ -69,7 +69,7 @@ def reverse(scores: Array, reference: Array) -> Array:
 
 @dataclass(frozen=True)
 class Descent:
-    """How :func:`descend` goes down; with 100,000 steps of 0.005 and ``keep="last"`` as the authors do.
+    """How ``descend`` goes down; with 100,000 steps of 0.005 and ``keep="last"`` as the authors do.
 
     Their step is a sign's, so a hundred times fewer steps that are a hundred times longer end in the same place.
 
@@ -78,7 +78,8 @@ class Descent:
         lr: of Adam, in points of a scale of 100.
         beta: strength of the soft ranks, in the same points; None for 1, or 250 / n for sets of fewer than 250 images:
             where all scores are further apart than beta, ranks have no gradient at all.
-        variance_weight, mse_weight: of the spread of the targets and of their distance to the scores, both raised.
+        variance_weight: of the spread of the targets, which is raised.
+        mse_weight: of their distance to the scores, which is raised.
         keep: "best" keeps the step with the least objective by true ranks; "last" the last one, whose targets are
             all at the two ends of the scale, with many ties.
         seed: of the small disorder that it starts with.
@@ -170,7 +171,8 @@ def within_reach(reference: Array, low: Array, high: Array, starts: list[Array])
 
     Args:
         reference: ``(n,)``, what the targets are to disagree with.
-        low, high: least and greatest score that each image can reach.
+        low: least score ``(n,)`` that each image can reach.
+        high: greatest score ``(n,)``.
         starts: targets ``(n,)`` of other plans.
     """
     ranks = rankdata(reference)

@@ -41,7 +41,7 @@ def preset_options(name: str, linf: float = 4 / 255) -> dict[str, float]:
     """Return the options that give an attack this mean l_inf: ``load_attack(name, **preset_options(name, 8/255))``.
 
     For attacks inside an l_inf ball they are its eps, whatever the level. For the others they were measured, on the
-    embedded metric and photographs; another metric gives another mean, which :func:`calibrate` can set right.
+    embedded metric and photographs; another metric gives another mean, which ``calibrate`` can set right.
 
     Args:
         name: one of ``ATTACKS``.
@@ -96,7 +96,9 @@ def calibrate(
         linf: wanted mean of the images' largest changes before rounding, in [0, 1] pixel units.
         metric: the metric to attack.
         images: clean images ``(N, 3, H, W)`` in [0, 1], not those of a test.
-        direction, image_ids, seed: of the attack.
+        direction: of the attack.
+        image_ids: of the attack.
+        seed: of the attack.
         start: first guess.
         tolerance: relative error of the mean l_inf that is good enough.
         evaluations: attacks at most.

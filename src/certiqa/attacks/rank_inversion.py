@@ -35,13 +35,11 @@ class RankInversion(SetAttack):
     A plan and targets are its first push alone: every image to the end of the range that its coefficient says.
 
     Args:
-        steps: of both passes.
-        step_size: mean length of a step; they shrink linearly from twice that, since images in the middle of the
-            order are pushed one way and the other.
         weight: "pairs" counts each pair once, as KROCC does; "gaps" by how many ranks it is apart, as SROCC does.
         margin: by which a pair must stand in the reverse order, native units.
         tau: softness of the count, native units; None for a tenth of the standard deviation of the clean scores.
-        options: see :class:`~certiqa.attacks.sets.SetAttack`.
+        options: see ``SetAttack``. ``steps`` are of both passes; ``step_size`` is the mean length of a step, which
+            shrinks linearly from twice that, since images in the middle of the order are pushed one way and the other.
     """
 
     name = "rank_inversion"
@@ -99,7 +97,7 @@ class RankInversion(SetAttack):
         wanted: Collection[str] | None = None,
         workspace: str | Path | None = None,
     ) -> Iterator[Share]:
-        """Attack a set, and yield it batch by batch; see :meth:`SetAttack.craft_set`.
+        """Attack a set, and yield it batch by batch; see ``SetAttack.craft_set``.
 
         Kept of every image between passes are two perturbations in float32: the last, and that of the step with the
         least loss, which is the answer. In memory, or as two files per image in a folder made inside ``workspace``

@@ -34,6 +34,7 @@ ATTACKS: dict[str, type[Attack]] = {
         Noise,
     )
 }
+"""The attacks by the name that ``load_attack`` and ``attack=`` take."""
 
 
 def load_attack(name: str, **options: Any) -> Attack:

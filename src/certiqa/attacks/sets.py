@@ -51,7 +51,7 @@ class Share:
 class SetAttack(Attack):
     """Base of attacks on the ranking of a set, which decide for each image from the scores of all.
 
-    :meth:`craft_set` goes over a set of any size, in batches of any size and order, and holds one batch in memory at a
+    ``craft_set`` goes over a set of any size, in batches of any size and order, and holds one batch in memory at a
     time. Calling the attack on a tensor takes that batch for the whole set, unless it is given ``targets``. There is
     no direction: some images rise, others fall.
 
@@ -70,7 +70,8 @@ class SetAttack(Attack):
         dither: round to 8 bits by a fixed pattern of thresholds, which keeps small changes on average where plain
             rounding takes all or none of them; and look at the rounded image in every step, since that is scored.
         score_samples: draws that one score of a random metric averages, where scores are compared.
-        eot_samples, through: see :class:`~certiqa.attacks.target.Target`.
+        eot_samples: see ``Target``.
+        through: see ``Target``.
     """
 
     name = "set"
@@ -194,7 +195,7 @@ class SetAttack(Attack):
                 keeps it in memory.
 
         Raises:
-            UserError: a set that has no ranking, see :meth:`plan`, or batches that cannot be gone through again.
+            UserError: a set that has no ranking, see ``plan``, or batches that cannot be gone through again.
         """
         metric = as_metric(metric)
         found = self.survey(metric, batches, seed)
@@ -237,7 +238,7 @@ class SetAttack(Attack):
         image_ids: Sequence[str] | None = None,
         seed: int = 0,
     ) -> AttackResult:
-        """Attack images towards targets; without targets they are the whole set, see :class:`Attack`.
+        """Attack images towards targets; without targets they are the whole set, see ``Attack``.
 
         Raises:
             UserError: a direction, targets that are not finite or outside the metric's range, or a set of images that

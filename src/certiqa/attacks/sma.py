@@ -26,9 +26,14 @@ class SMA(SetAttack):
             "reverse" deals out the clean scores in reverse order; "reachable" first tries how far each image goes in
             either direction, and plans within that.
         probe_steps: gradients of each of those two tries.
-        plan_steps, plan_lr, beta, variance_weight, mse_weight, keep, plan_seed: of the paper's plan, see
-            :class:`~certiqa.attacks.planning.Descent`; the authors' are plan_steps=100000, plan_lr=0.005, keep="last".
-        options: see :class:`~certiqa.attacks.sets.SetAttack`; the authors' second stage has eps 0.005, halve=False and
+        plan_steps: of the paper's plan; the authors' are 100,000.
+        plan_lr: of Adam in the paper's plan, in points of a scale of 100; the authors' is 0.005.
+        beta: strength of the soft ranks in the same points; None for 1, or 250 / n for fewer than 250 images.
+        variance_weight: of the spread of the targets, which the paper's plan raises.
+        mse_weight: of their distance to the scores, which it raises.
+        keep: "best" of the plan's steps by true ranks, or the "last" as the authors do.
+        plan_seed: of the small disorder that the plan starts with.
+        options: see ``SetAttack``; the authors' second stage has eps 0.005, halve=False and
             dither=False.
     """
 

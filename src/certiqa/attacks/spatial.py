@@ -22,7 +22,7 @@ class StAdv(AdamAttack):
         learning_rate: of Adam, in pixels; no pixel moves much farther than this times ``steps``.
         steps: gradients.
         weight: of the flow's roughness, summed over the image, per share of the metric's range.
-        options: ``best``, ``eot_samples``, ``through``, see :class:`~certiqa.attacks.adam.AdamAttack`.
+        options: ``best``, ``eot_samples``, ``through``, see ``AdamAttack``.
     """
 
     name = "stadv"

@@ -38,7 +38,7 @@ class Square(BlackBox):
         p_init: share of the image that the first windows cover, in (0, 1]; it shrinks over the budget.
         stripes: start from vertical stripes of +-eps, as the paper does; costs one query.
         windows: windows changed per query.
-        options: of :class:`~certiqa.attacks.blackbox.BlackBox`.
+        options: of ``BlackBox``.
     """
 
     name = "square"
@@ -58,7 +58,7 @@ class Square(BlackBox):
         self.windows = self.at_least("windows", windows, 1)
 
     def search(self, image: Tensor, value: float, draws: torch.Generator) -> Search:
-        """Change windows one query after another; see :meth:`BlackBox.search`."""
+        """Change windows one query after another; see ``BlackBox.search``."""
         state = image
         if self.stripes:
             striped = (image + self.eps * draw_signs(draws, 3, 1, image.shape[-1]).to(image)).clamp(0, 1)

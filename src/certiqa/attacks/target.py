@@ -163,7 +163,7 @@ class Target:
         return answer
 
     def gradient(self, images: Tensor, rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """Return (J ``(n,)``, gradient of the sum of J), one row per image; see :meth:`differentiate`."""
+        """Return (J ``(n,)``, gradient of the sum of J), one row per image; see ``differentiate``."""
         whole = rows is None
         rows = range(len(self)) if rows is None else rows
         scores, slope = self._slopes(images, rows)

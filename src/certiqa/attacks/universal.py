@@ -24,8 +24,8 @@ from certiqa.storage.files import write_aside
 class UniversalAttack(Attack):
     """Base of attacks with one pattern v, ``|v| <= eps``: the attacked image is ``clip(x + amplitude * tile(v))``.
 
-    The pattern is repeated and cropped to an image's size. :meth:`fit` makes it, by the metric's gradients;
-    :meth:`load` reads a saved one; applying it asks the metric nothing. Subclasses say how a step changes it.
+    The pattern is repeated and cropped to an image's size. ``fit`` makes it, by the metric's gradients;
+    ``load`` reads a saved one; applying it asks the metric nothing. Subclasses say how a step changes it.
 
     Args:
         eps: bound of the pattern, in [0, 1] pixel units.
@@ -34,11 +34,12 @@ class UniversalAttack(Attack):
         lr: of the optimiser, see each attack.
         batch_size: split larger batches of the loader into steps of so many images; None takes them as they come.
         amplitude: factor on the pattern where it is applied, in (0, 1]; not in training.
-        pattern_file: a saved pattern to start with, see :meth:`load`.
-        eot_samples, through: see :class:`~certiqa.attacks.target.Target`.
+        pattern_file: a saved pattern to start with, see ``load``.
+        eot_samples: see ``Target``.
+        through: see ``Target``.
 
     Attributes:
-        pattern: ``(1, 3, size, size)``, None before :meth:`fit` or :meth:`load`.
+        pattern: ``(1, 3, size, size)``, None before ``fit`` or ``load``.
         facts: what the pattern was fitted for, as it is saved.
     """
 

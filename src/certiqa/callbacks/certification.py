@@ -44,7 +44,9 @@ class Certification(Records):
         joint_confidence: of the set's guarantees over all images and radii; None leaves them out.
         tolerance: half-width at ``radius``, as a share of the score range, at which an image has had enough draws;
             None makes all of them.
-        saturation, first_look, look_ratio: see :class:`certiqa.certification.Stopping`.
+        saturation: see ``certiqa.certification.Stopping``.
+        first_look: see ``certiqa.certification.Stopping``.
+        look_ratio: see ``certiqa.certification.Stopping``.
         randomised: randomised ranks, whose coverage is exact.
         validation_samples: draws per image at validation; None for 20, or as many as the primary radius takes; 0
             leaves certification out there.

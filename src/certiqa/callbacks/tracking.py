@@ -33,7 +33,7 @@ class WandbTracker(WandbLogger):
     """Lightning's W&B logger, made safe for long runs: nothing that W&B or the network does stops one.
 
     A run that is continued goes on in the W&B run it had. Without a key, or where W&B cannot be reached, at the start
-    or later, the rest is kept in the run's folder, and :meth:`close` says how to send it. Only the first rank logs.
+    or later, the rest is kept in the run's folder, and ``close`` says how to send it. Only the first rank logs.
 
     Args:
         folder: the run's folder.

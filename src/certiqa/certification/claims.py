@@ -20,15 +20,17 @@ def refuted(lower: ArrayLike, upper: ArrayLike, low: ArrayLike, high: ArrayLike,
     finding by chance has at most the sum of the two failure probabilities.
 
     Args:
-        lower, upper: certified ends, shape (N,).
-        low, high: two-sided intervals of the attacked medians, shape (N,).
+        lower: certified lower ends, shape (N,).
+        upper: certified upper ends, shape (N,).
+        low: lower ends of the two-sided intervals of the attacked medians, shape (N,).
+        high: their upper ends, shape (N,).
         mos: opinion scores, shape (N,).
 
     Returns:
         "image <row>" and "certified <statistic>" for each claim that cannot be true.
 
     Raises:
-        UserError: as :func:`certiqa.certification.certified_srocc`.
+        UserError: as ``certiqa.certification.certified_srocc``.
     """
     certified = np.asarray(lower, dtype=float), np.asarray(upper, dtype=float)
     attacked = np.asarray(low, dtype=float), np.asarray(high, dtype=float)

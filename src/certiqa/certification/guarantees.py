@@ -44,7 +44,7 @@ def certified_srocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_
 
     Proof. Let r be the average ranks of scores s in the box, g those of MOS, m = (N+1)/2, G = |g - m|,
     D^2 = N(N^2 - 1)/12 and S = sum (r_i - m)(g_i - m), so that the correlation is S/(|r - m| G). Let A be the bound
-    on S of :func:`~certiqa.certification.order_bounds.least_rank_covariance`, for s and for every tie-break of s (a
+    on S of ``least_rank_covariance``, for s and for every tie-break of s (a
     permutation that orders tied scores).
 
     *A >= 0.* |r - m| <= D, as ties only shorten r, so the correlation is at least A/(D G).
@@ -64,7 +64,7 @@ def certified_srocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_
     still < 0, |r - m|^2 >= D^2 - sum (w^2 - 1)/12 with w over all images, which bounds the correlation at
     once; the better of this and of the bound without averaging is returned.
 
-    What is left open is told by :func:`~certiqa.certification.worst_case.worst_srocc`, a vector in the box, so that the
+    What is left open is told by ``worst_srocc``, a vector in the box, so that the
     true least correlation lies between the two. Cost: O(N^2) time.
     """
     lo, hi, y = checked_box(lower, upper, mos, hard_bounds, correlation=True)
@@ -94,7 +94,7 @@ def certified_srocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_
 def certified_krocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_bounds: Bounds = None) -> float:
     """Return a proven lower bound on Kendall's tau-b of MOS with any scores in the box.
 
-    Arguments, range and errors are those of :func:`certified_srocc`; zero widths give tau-b itself.
+    Arguments, range and errors are those of ``certified_srocc``; zero widths give tau-b itself.
 
     Proof. tau-b = P/sqrt((n0 - n1)(n0 - n2)) with n0 pairs in all, n1 tied in MOS, n2 tied in the scores, and
     P = sum of sign(s_i - s_j) sign(mos_i - mos_j) over pairs. A pair of disjoint intervals counts +-1 (its order
@@ -140,7 +140,7 @@ def certified_plcc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_b
     """Return a proven lower bound on Pearson's correlation of MOS with any raw scores in the box.
 
     It speaks of the raw scores: a curve refitted to perturbed scores is another statistic. An infinite end
-    left after ``hard_bounds`` gives -1. Arguments, range and errors are those of :func:`certified_srocc`;
+    left after ``hard_bounds`` gives -1. Arguments, range and errors are those of ``certified_srocc``;
     zero widths give Pearson's correlation itself.
 
     Proof: `certiqa.certification.pearson_bounds`. The least covariance over the box is sum (mos_i - mean) *

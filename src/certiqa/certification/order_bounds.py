@@ -23,7 +23,8 @@ def least_rank_covariance(g: Array, lower: Array, upper: Array) -> float:
 
     Args:
         g: centred weights, shape (N,): MOS ranks less their mean.
-        lower, upper: ends of the intervals, shape (N,), may be infinite.
+        lower: lower ends of the intervals, shape (N,), may be -inf.
+        upper: upper ends, shape (N,), may be +inf.
 
     Returns: the greatest of three lower bounds on S; r are average ranks where scores tie.
 

@@ -35,9 +35,12 @@ class CertificationPlan:
     """What a certification takes and can give.
 
     Attributes:
-        num_images, num_samples, num_forward: images, draws of each at most, and their product.
+        num_images: images.
+        num_samples: draws of each at most.
+        num_forward: the product of both.
         draws_per_second: measured by a probe; None without one.
-        reach, joint_reach: largest radius at the input that so many draws certify; None where they certify none.
+        reach: largest radius at the input that so many draws certify; None where they certify none.
+        joint_reach: the same at the joint confidence.
         lipschitz: largest constant of a linear step before the noise.
         radii: what each asked radius needs.
     """

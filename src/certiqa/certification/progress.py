@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ImageCertificate:
-    """The certificate of one image; bounds are ``(R,)``, fields as in :class:`certiqa.certification.Certificates`.
+    """The certificate of one image; bounds are ``(R,)``, fields as in ``certiqa.certification.Certificates``.
 
     Attributes:
         failure: what went wrong, where no score could be computed; every bound is then infinite.

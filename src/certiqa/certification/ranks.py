@@ -71,14 +71,17 @@ def order_statistic_ranks(radius: float, sigma: float, num_samples: int, confide
 def randomised_ranks(
     radius: float, sigma: float, num_samples: int, confidence: float, toss: tuple[float, float]
 ) -> tuple[int, int]:
-    """Return ranks one draw further in than :func:`order_statistic_ranks` as often as the confidence allows.
+    """Return ranks one draw further in than ``order_statistic_ranks`` as often as the confidence allows.
 
     The deterministic ranks k and n + 1 - k hold with more than ``confidence``. Taking k + 1 with probability
     (1 - confidence - P(B <= k - 1)) / P(B = k), B ~ Bin(n, p_lo), spends the rest exactly: the order-statistic twin of
     the randomised Clopper-Pearson interval (Voracek, NeurIPS 2024, arXiv 2406.17830).
 
     Args:
-        radius, sigma, num_samples, confidence: as for :func:`order_statistic_ranks`.
+        radius: as for ``order_statistic_ranks``.
+        sigma: as for ``order_statistic_ranks``.
+        num_samples: as for ``order_statistic_ranks``.
+        confidence: as for ``order_statistic_ranks``.
         toss: two numbers in [0, 1), uniform and independent of the draws, one for each side.
     """
     lower, upper = order_statistic_ranks(radius, sigma, num_samples, confidence)
@@ -102,7 +105,7 @@ def certified_interval(
 
     Each side holds with probability ``confidence``; a side no draw can bound is -inf or +inf, never the
     extreme of the sample. One set of draws serves every radius, but several radii hold *jointly* only at a
-    confidence from :func:`joint_confidence_per_side`.
+    confidence from ``joint_confidence_per_side``.
 
     Args:
         scores: draws of f(x + sigma*z), shape (..., n), any order along the last axis, any score units.
@@ -145,12 +148,12 @@ def percentile_shares(radius: float, sigma: float) -> tuple[float, float]:
 def median_interval(scores: ArrayLike, confidence: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return ``(lower, upper)``, a confidence interval of the population median behind the draws themselves.
 
-    This is :func:`certified_interval` at radius 0: how far the median of the n draws, shape (..., n), may
+    This is ``certified_interval`` at radius 0: how far the median of the n draws, shape (..., n), may
     be from the quantity it estimates. Each side holds with probability ``confidence``, both with
     2*confidence - 1.
 
     Raises:
-        UserError: as :func:`certified_interval`.
+        UserError: as ``certified_interval``.
 
     Source: David and Nagaraja, "Order Statistics", section 7.1.
     """
@@ -161,7 +164,7 @@ def smallest_num_samples(radius: float, sigma: float, confidence: float) -> int:
     """Return the smallest number of draws for which both ranks exist.
 
     The lower rank exists when 1 - (1 - p_lo)^n > confidence and n p_lo >= 1, and the upper one whenever the
-    lower does. Units and ranges are those of :func:`order_statistic_ranks`.
+    lower does. Units and ranges are those of ``order_statistic_ranks``.
 
     Raises:
         UserError: an argument is out of its range, or radius/sigma is so large that no number of draws helps.
@@ -187,7 +190,7 @@ def largest_radius(num_samples: int, sigma: float, confidence: float) -> float:
     """Return the largest l2 radius (at the noise) that ``num_samples`` draws certify on both sides.
 
     It solves 1 - (1 - p)^n = confidence (or n p = 1 where that asks for more) for p = Phi(-radius/sigma),
-    and is stepped down by rounding errors until :func:`order_statistic_ranks` has both ranks. Units are
+    and is stepped down by rounding errors until ``order_statistic_ranks`` has both ranks. Units are
     those of sigma.
 
     Raises:

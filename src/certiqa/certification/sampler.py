@@ -29,16 +29,20 @@ class Certificates:
 
     Attributes:
         score: ``(N,)`` medians of the draws.
-        lower, upper: ``(N, R)``.
-        joint_lower, joint_upper: ``(N, R)`` intervals that hold for all images and radii at once with
-            ``joint_confidence``; None where not asked for.
-        radii, sigma: in [0, 1] pixel units, l2 norm.
+        lower: ``(N, R)`` lower ends.
+        upper: ``(N, R)`` upper ends.
+        joint_lower: ``(N, R)`` lower ends that hold for all images and radii at once with ``joint_confidence``; None
+            where not asked for.
+        joint_upper: ``(N, R)`` upper ends, likewise.
+        radii: l2 norms at the input, in [0, 1] pixel units.
+        sigma: standard deviation of the noise, in the same units.
         num_samples: draws per image; the most, where a stopping rule needed fewer.
         confidence: per side and per image; ``2 * confidence - 1`` two-sided.
         joint_confidence: of all joint intervals together.
-        median_lower, median_upper: ``(N,)`` confidence interval of the clean population median itself.
+        median_lower: ``(N,)`` lower end of a confidence interval of the clean population median itself.
+        median_upper: ``(N,)`` its upper end.
         draws: ``(N,)`` draws made of each image.
-        stops: why no more were made: "n", "tolerance", "saturated" or "out of reach" (see :class:`Stopping`).
+        stops: why no more were made: "n", "tolerance", "saturated" or "out of reach" (see ``Stopping``).
         lipschitz: ``(N,)`` constants of the step before the noise; radius times it is the radius at the noise.
     """
 
@@ -170,7 +174,7 @@ def certify_each(
     """Yield (row, certificate) of each image as soon as it has its draws.
 
     Images share batches; where a stopping rule lets some finish early, others take their place. Images of different
-    sizes are grouped by size. Arguments as for :func:`certify`; a failed image is yielded with its ``failure``.
+    sizes are grouped by size. Arguments as for ``certify``; a failed image is yielded with its ``failure``.
     """
     if request.set_size < len(images):
         raise UserError(

@@ -14,7 +14,7 @@ every look, hence at the look where a rule that saw the draws chose to stop, and
 left-hand side is computed exactly: the distribution of B at a look, cut at the boundary, convolved with the binomial
 steps to the next look. By look k at most the share k/K of the error is spent (alpha spending; Lan and DeMets,
 Biometrika 1983). As the number of looks is finite this is sharper than a confidence sequence that must hold at every n
-(Voracek, NeurIPS 2024, arXiv 2406.17830), and K = 1 gives :func:`certiqa.certification.order_statistic_ranks` again.
+(Voracek, NeurIPS 2024, arXiv 2406.17830), and K = 1 gives ``certiqa.certification.order_statistic_ranks`` again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def sequential_ranks(radius: float, sigma: float, looks: tuple[int, ...], confid
     """Return for each look the 1-based ranks ``(lower, upper)`` that bound the score within ``radius``.
 
     Each side holds at all looks together with probability ``confidence``; 0 and n + 1 stand for no rank. Arguments
-    and the meaning of ranks are those of :func:`certiqa.certification.order_statistic_ranks`.
+    and the meaning of ranks are those of ``certiqa.certification.order_statistic_ranks``.
 
     Raises:
         UserError: an argument is out of its range, or ``looks`` does not increase.

@@ -40,7 +40,7 @@ class Worst:
 def worst_srocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_bounds: Bounds = None) -> Worst:
     """Return scores within the intervals whose Spearman correlation with MOS is as low as could be found.
 
-    Arguments and errors are those of :func:`certiqa.certification.certified_srocc`. Deterministic.
+    Arguments and errors are those of ``certiqa.certification.certified_srocc``. Deterministic.
 
     Starts: images whose MOS is high go to their lower ends and the others to their upper ends, split at several levels;
     and neighbours whose intervals share a point are put into reverse order, block by block. From the three lowest
@@ -52,7 +52,7 @@ def worst_srocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_boun
 
 
 def worst_krocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_bounds: Bounds = None) -> Worst:
-    """Return scores within the intervals whose Kendall tau-b with MOS is as low as found; see :func:`worst_srocc`."""
+    """Return scores within the intervals whose Kendall tau-b with MOS is as low as found; see ``worst_srocc``."""
     lo, hi, y = checked_box(lower, upper, mos, hard_bounds, correlation=True)
     return _worst_order(lo, hi, y, lambda i, others: np.sign(y[i] - y[others]), lambda s: _of(kendalltau, s, y))
 
@@ -60,7 +60,7 @@ def worst_krocc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_boun
 def worst_plcc(lower: ArrayLike, upper: ArrayLike, mos: ArrayLike, *, hard_bounds: Bounds = None) -> Worst:
     """Return scores within the intervals whose Pearson correlation with MOS is as low as could be found.
 
-    Arguments and errors are those of :func:`certiqa.certification.certified_plcc`. Where the correlation stays
+    Arguments and errors are those of ``certiqa.certification.certified_plcc``. Where the correlation stays
     positive the worst vector is a corner of the box: found by Dinkelbach's iteration, with the concave rest replaced by
     its tangent. Where it can be negative the worst vector is pulled to a line that falls with MOS.
     """

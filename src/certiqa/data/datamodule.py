@@ -38,14 +38,14 @@ class QualityDataModule(pl.LightningDataModule):
             for the files' own sizes.
         resize_filter: "bicubic", "bilinear" or "lanczos", all antialiased.
         prepare: make the resized copies in the cache before they are needed; those that are there are read in any
-            case, and are what reading the originals gives, see :mod:`certiqa.data.shrunk`.
+            case, and are what reading the originals gives, see ``certiqa.data.shrunk``.
         test_crops: ``{size, number}``: the metric is to average over crops, see
-            :class:`certiqa.metrics.CropAveraged`; acted on where the metric is built.
+            ``certiqa.metrics.CropAveraged``; acted on where the metric is built.
         on_error: "raise" stops at an image that cannot be read; "skip" records it as failed in a test, leaves it out of
             validation, and takes the next one in training.
         root: folder of the data set's files; None for ``$CERTIQA_DATA``.
         split_seed: of splits that are not official.
-        options: what else the data set's loader takes, see :func:`certiqa.data.load_dataset`.
+        options: what else the data set's loader takes, see ``certiqa.data.load_dataset``.
     """
 
     def __init__(
@@ -246,7 +246,8 @@ class SizeBatches(Sampler[list[int]]):
     Args:
         sizes: (height, width) of every image, None where that is not known.
         batch_size: images per batch at most.
-        rank, world: this process and how many there are.
+        rank: this process.
+        world: how many there are.
     """
 
     def __init__(self, sizes: Sequence[Size | None], batch_size: int, rank: int = 0, world: int = 1) -> None:

@@ -51,7 +51,9 @@ def load_folder(
         cache: not used.
         split_seed: of seeded splits.
         scores: csv or xlsx with a row per image; None for the one in ``root`` with image names and scores, if any.
-        image_column, mos_column, reference_column: of the table; None for the usual names.
+        image_column: of the table; None for the usual names.
+        mos_column: of the table; None for the usual names.
+        reference_column: of the table; None for the usual names.
         mos_range: scale of the scores (low, high); None for 0-1, 1-5, 0-10 or 0-100, by their extremes.
         lower_better: of the scores, as of a DMOS; they stay as they are, normalised ones are turned round. None: they
             are not, but a column called dmos is refused, since that is said of both.

@@ -33,7 +33,7 @@ class ImageRecord:
         path: the file.
         mos: opinion score in native units, None where there is none.
         reference_id: the pristine image it was made from; None where there is none.
-        prepared: a resized copy in the cache that is read in its place, see :mod:`certiqa.data.shrunk`; None without.
+        prepared: a resized copy in the cache that is read in its place, see ``certiqa.data.shrunk``; None without.
     """
 
     image_id: str
@@ -126,7 +126,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return all(record.mos is not None for record in self.records)
 
     def sizes(self) -> list[Size]:
-        """Return (height, width) of every image whose header can be read; see :meth:`sizes_or_none`."""
+        """Return (height, width) of every image whose header can be read; see ``sizes_or_none``."""
         return [size for size in self.sizes_or_none() if size is not None]
 
     def sizes_or_none(self) -> list[Size | None]:

@@ -42,7 +42,8 @@ def match_rows(
     Args:
         rows: of the table, in any order; equal rows count once.
         files: paths relative to ``folder``, POSIX.
-        table, folder: for messages.
+        table: for messages.
+        folder: for messages.
         ignore: leave rows without a file and files without a row out, instead of refusing them.
         spare: names of files that need no row, such as references.
         advice: what to do about a mismatch, for the message.

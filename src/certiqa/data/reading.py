@@ -48,7 +48,7 @@ class UnreadableError(UserError):
 
 
 def image_size(path: Path, resize: Resize = None) -> Size:
-    """Return (height, width) of the array that :func:`read_image` returns, from the file's header alone.
+    """Return (height, width) of the array that ``read_image`` returns, from the file's header alone.
 
     Raises:
         UnreadableError: naming the file.

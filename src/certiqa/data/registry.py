@@ -24,6 +24,7 @@ DATASETS: dict[str, Callable[..., ImageDataset]] = {
     "nips2017": load_nips2017,
     "folder": load_folder,
 }
+"""What ``load_dataset`` and ``data=`` know by name: functions that return a split as an ``ImageDataset``."""
 
 
 def load_dataset(

@@ -50,7 +50,8 @@ def shrunken(
     Args:
         records: of images as they are.
         cache: folder of the cache; None for the default one.
-        resize, resize_filter: as :func:`certiqa.data.read_image` takes them.
+        resize: as ``certiqa.data.read_image`` takes them.
+        resize_filter: as ``certiqa.data.read_image`` takes them.
         make: make the copies that are not there; an image that cannot be read gets none and fails when it is read.
     """
     folder = copies_folder(cache)
@@ -101,7 +102,8 @@ def prepare_shrunk(
     Args:
         images: the files.
         folder: where the copies go.
-        resize, resize_filter: as :func:`certiqa.data.read_image` takes them.
+        resize: as ``certiqa.data.read_image`` takes them.
+        resize_filter: as ``certiqa.data.read_image`` takes them.
         workers: processes; None for one per core.
 
     Returns:

@@ -25,7 +25,8 @@ class Part:
         name: what ``--parts`` calls it.
         url: its address.
         lands: files and folders of the data set that it brings; an archive may hold them one folder deeper.
-        max_bytes, max_files: limits of what an archive may unpack to; None for a file that is no archive.
+        max_bytes: limit of what an archive may unpack to; None for a file that is no archive.
+        max_files: limit of how many files it may hold; likewise.
         optional: fetched only when named.
     """
 
@@ -52,7 +53,8 @@ class Source:
     """A data set's home, tree and size.
 
     Attributes:
-        name, title: what options and people call it.
+        name: what options call it.
+        title: what people call it.
         page: where it is described.
         folders: image folders, of which at least one must be there, and how many images each holds.
         tree: the expected tree, for messages.

@@ -58,7 +58,8 @@ def split_by_column(words: Sequence[str], groups: Sequence[str], *, column: str,
     Args:
         words: the column.
         groups: for each row what must not be torn apart.
-        column, table: for messages.
+        column: for messages.
+        table: for messages.
         seed: of the part of the training rows that becomes validation.
 
     Raises:
@@ -123,7 +124,10 @@ def dataset_of(
         splits: of every record.
         records: the whole data set.
         sizes: {image id: bytes}, for the fingerprint.
-        name, mos_range, mos_kind, mos_lower_better: see :class:`ImageDataset`.
+        name: see ``ImageDataset``.
+        mos_range: see ``ImageDataset``.
+        mos_kind: see ``ImageDataset``.
+        mos_lower_better: see ``ImageDataset``.
         whole_test: test every image, whatever its split.
         layout: of a published data set, whose copies of another length are told.
 

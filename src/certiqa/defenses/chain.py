@@ -38,7 +38,7 @@ def build_chain(
         steps: names of purifiers, or among ``options``, in the order of application.
         name: what tables call it.
         denoiser: of the smoothing; ``ms`` takes none.
-        backward: of the purifiers, see :class:`PurifiedMetric`; None for what suits each. A step before the noise has
+        backward: of the purifiers, see ``PurifiedMetric``; None for what suits each. A step before the noise has
             its own gradient.
         seed: of random purifiers.
         options: for each name a purifier, the options of a purifier of that name, or a function

@@ -22,7 +22,7 @@ class PurifierEnsemble(QualityMetric):
         metric: the metric to defend; stays frozen.
         purifiers: purifiers, or their names.
         draws: how often a random purifier counts, each time with other randomness; the others count once.
-        backward: see :class:`PurifiedMetric`; None for what suits each purifier.
+        backward: see ``PurifiedMetric``; None for what suits each purifier.
         seed: of what is random, a function of (seed, member, image id).
         name: what tables call it.
         options: options of the purifiers that are given by name, by name.

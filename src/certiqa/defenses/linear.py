@@ -198,7 +198,7 @@ def resize_matrix(old: int, new: int, mode: str) -> Tensor:
 
 
 def blur_matrix(side: int, kernel: int, sigma: float) -> Tensor:
-    """Return what a Gaussian blur does to one axis, ``(side, side)`` float64, as :func:`resize_matrix` does."""
+    """Return what a Gaussian blur does to one axis, ``(side, side)`` float64, as ``resize_matrix`` does."""
     from kornia.filters import gaussian_blur2d
 
     rows = torch.eye(side, dtype=torch.float64).view(1, 1, side, side)
@@ -229,7 +229,7 @@ class LinearOperator(LinearStep):
     """Any linear module of the user's before the noise, its norm bounded by sqrt(||A||_1 ||A||_inf).
 
     The bound needs every column of A, so the module is applied once to each basis vector of an image size, 3 H W in
-    all; :meth:`power_iteration` shows from below how loose it is.
+    all; ``power_iteration`` shows from below how loose it is.
 
     Args:
         module: ``(N, 3, H, W)`` -> ``(N, 3, h, w)``, linear, each image alone.

@@ -149,7 +149,7 @@ class PurifiedMetric(QualityMetric):
         metric: the metric to defend; stays frozen.
         purifier: the step before it.
         backward: what a gradient takes through the purifier: "native" its own; "identity" that of
-            :meth:`Purifier.surrogate` (BPDA, Athalye et al., ICML 2018); "none" lets nothing through, as a deployed
+            ``Purifier.surrogate`` (BPDA, Athalye et al., ICML 2018); "none" lets nothing through, as a deployed
             purifier without a gradient does. Default: native where the purifier is differentiable, else identity.
         seed: of what is random, a function of (seed, place, image id).
         place: tells steps of one chain and draws of one ensemble apart, which share a seed.
@@ -236,7 +236,7 @@ class PurifiedMetric(QualityMetric):
         image_ids: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Score purified images; see :meth:`QualityMetric.forward`."""
+        """Score purified images; see ``QualityMetric.forward``."""
         self.check_images(images)
         purified = self.purify(images, image_ids, generator)
         return self.metric(purified, image_ids=image_ids, generator=generator)

@@ -28,7 +28,7 @@ class MedianSmoothing(QualityMetric):
     """A metric whose score is the median over draws of ``metric(denoiser(clip(x + sigma * z)))``.
 
     x + sigma * z is formed in float32; all that follows is the base function and leaves the certificate of
-    :func:`certiqa.certification.certify` untouched. MS has no denoiser, DMS one trained with MSE, DMS-IQA one
+    ``certiqa.certification.certify`` untouched. MS has no denoiser, DMS one trained with MSE, DMS-IQA one
     trained with MSE and a ranking loss through the frozen metric.
 
     Args:
@@ -205,7 +205,7 @@ class MedianSmoothing(QualityMetric):
         """Yield (pairs, scores) of the draws that ``take(size)`` asks for, a chunk of (row, draw) pairs at a time.
 
         What is asked for may depend on the scores so far: this is what sequential certification runs on. Arguments
-        as those of :meth:`sample_scores`.
+        as those of ``sample_scores``.
         """
         self.check_images(images)
         ids = self._ids(images, image_ids)

@@ -17,6 +17,7 @@ from certiqa.metrics.weights import SHIPPED, load_strictly, read_weights
 from certiqa.storage.files import write_aside
 
 DENOISERS: dict[str, type[nn.Module]] = {"unet": UNet, "dncnn": DnCNN}
+"""The networks that ``load_denoiser`` builds, by name."""
 _OPTIONS = {"unet": ("channels",), "dncnn": ("depth", "width")}
 
 

@@ -181,7 +181,8 @@ def build_liif(spec: Mapping[str, Any], source: object, *, chunk: int, checkpoin
     Args:
         spec: ``{"name": "liif", "args": {"encoder_spec": ..., "imnet_spec": ..., ...}}``.
         source: what the error calls it.
-        chunk, checkpoint: see :class:`Liif`.
+        chunk: see ``Liif``.
+        checkpoint: see ``Liif``.
 
     Raises:
         UserError: another model or encoder than are known here.

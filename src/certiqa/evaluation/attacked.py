@@ -43,13 +43,13 @@ def summarise_attacks(table: pd.DataFrame, metric: QualityMetric, mos_range: Ran
     """Return the figures of every attack, with its name as suffix, and of the worst case where there are several.
 
     Args:
-        table: records as :func:`certiqa.evaluation.records.to_table` returns them.
+        table: records as ``certiqa.evaluation.records.to_table`` returns them.
         metric: the defended metric; gives the range and the direction.
         mos_range: scale (low, high) of the opinion scores, which count as they are: higher = better.
 
     Returns:
         flat keys ``attack_<figure>_<attack>``, ``attacks`` (their names) and ``attack_warnings``. Attacks on a whole
-        set have those of :func:`certiqa.evaluation.ranking.ranking_figures` too.
+        set have those of ``certiqa.evaluation.ranking.ranking_figures`` too.
     """
     attacked = table[table["attack"] != NO_ATTACK]
     attacked = attacked.reindex(columns=[*table.columns, *(name for name in MEASURED if name not in table.columns)])
@@ -214,7 +214,7 @@ def sibling_warnings(attacks: dict[str, dict[str, float]]) -> list[str]:
     """Return which attacks do worse than a weaker sibling at no larger l_inf, which speaks for masked gradients.
 
     Args:
-        attacks: name -> figures of :func:`figures_of`; ``mae`` is the mean absolute change, as a share of the range.
+        attacks: name -> figures of ``figures_of``; ``mae`` is the mean absolute change, as a share of the range.
     """
     complete = {name: figures for name, figures in attacks.items() if len(figures) == 4}
     found = []

@@ -58,7 +58,7 @@ def logistic4(scores: ArrayLike, b1: float, b2: float, b3: float, b4: float) -> 
 
 
 def fit_logistic4(scores: ArrayLike, mos: ArrayLike) -> Array:
-    """Fit :func:`logistic4` by least squares; returns its four parameters.
+    """Fit ``logistic4`` by least squares; returns its four parameters.
 
     The fit starts from the field's usual guess (extremes of MOS, mean and deviation of the scores).
     """

@@ -38,8 +38,10 @@ def purification_gains(
     """Return how far attacks move scores with and without a purifier; NaN where there is no image.
 
     Args:
-        clear, attacked: scores of the undefended metric.
-        defended_clear, defended_attacked: scores of the defended metric.
+        clear: ``(N,)`` scores of the clear images by the undefended metric.
+        attacked: ``(N,)`` scores of the attacked images by the undefended metric.
+        defended_clear: ``(N,)`` scores of the clear images by the defended metric.
+        defended_attacked: ``(N,)`` scores of the attacked images by the defended metric.
         score_range: of the metric, the unit of the absolute gains; None leaves them in native units.
 
     Returns:
@@ -84,7 +86,10 @@ def purification_sroccs(
 
     Args:
         mos: opinion scores, higher is better; None where there are none, and what needs them is left out.
-        clear, attacked, defended_clear, defended_attacked: scores, see :func:`purification_gains`.
+        clear: ``(N,)`` scores of the clear images by the undefended metric.
+        attacked: ``(N,)`` scores of the attacked images by the undefended metric.
+        defended_clear: ``(N,)`` scores of the clear images by the defended metric.
+        defended_attacked: ``(N,)`` scores of the attacked images by the defended metric.
         lower_better: of the metric; scores are negated before their ranks meet those of the opinion scores.
 
     Returns:

@@ -26,7 +26,7 @@ LARGE = 3000  # images
 
 
 def interval_of(name: str, scores: Array, reference: Array) -> tuple[float, float]:
-    """Return the 95 % interval that :func:`certiqa.evaluation.bootstrap_interval` gives, all resamples at once."""
+    """Return the 95 % interval that ``certiqa.evaluation.bootstrap_interval`` gives, all resamples at once."""
     size = len(scores)
     if size > LARGE:  # where the matrices below would fill the memory
         return bootstrap_interval(MEASURES[name], scores, reference)

@@ -1,7 +1,7 @@
 """Measures of what attacks did to scores: gains, robustness, distances between distributions of scores.
 
 Every function takes arrays ``(N,)`` in native units and the metric's nominal range, the fixed scale of all of them (a
-range fitted to the clean scores, as in the tables of the MSU benchmark, is :func:`fitted_range`). Gains are signed:
+range fitted to the clean scores, as in the tables of the MSU benchmark, is ``fitted_range``). Gains are signed:
 above zero where the attack raised quality, also of lower-is-better metrics. NaN where there is no image.
 """
 
@@ -76,8 +76,10 @@ def score_distance(
     The sign is that of the mean gain. Which image changed is not seen: a permutation of the scores is at distance 0.
 
     Args:
-        clean, attacked: ``(N,)`` scores.
-        score_range, lower_better: of the metric.
+        clean: ``(N,)`` scores before the attack.
+        attacked: ``(N,)`` scores after it.
+        score_range: of the metric.
+        lower_better: of the metric.
         kind: "wasserstein" (order 1) or "energy".
     """
     first, second = _shares(clean, attacked, score_range)

@@ -44,10 +44,10 @@ def summarise(
 
     Correlations count as quality does: those of a metric where lower is better are of its negated scores. Errors
     (``rmse``, ``certified_mse``) are in units of the opinion scores, the scores taken there by the straight line of
-    :func:`certiqa.evaluation.score_to_mos`, fixed beforehand; null where the metric has no nominal range.
+    ``certiqa.evaluation.score_to_mos``, fixed beforehand; null where the metric has no nominal range.
 
     Args:
-        table: records as :func:`certiqa.evaluation.records.to_table` returns them.
+        table: records as ``certiqa.evaluation.records.to_table`` returns them.
         metric: the defended metric; gives the range, the direction and hard bounds.
         primary_radius: the radius whose figures carry no suffix; None without certificates.
         mos_range: scale (low, high) of the data set's opinion scores; without it the errors are null.
@@ -138,7 +138,7 @@ def set_guarantees(
 
     ``worst_found_*`` are the lowest correlations of scores found within the same intervals, no proof but its other
     side: the least that the intervals allow lies between ``certified_*`` and them. (``certified_mse`` is that exactly.)
-    ``certified_mse`` is in squared units of the opinion scores, None without :func:`score_to_mos`'s two ranges.
+    ``certified_mse`` is in squared units of the opinion scores, None without ``score_to_mos``'s two ranges.
     """
     lower, upper = rows["joint_lower"].to_numpy(float), rows["joint_upper"].to_numpy(float)
     bounds, mapped = metric.hard_bounds, score_to_mos(metric, mos_range)

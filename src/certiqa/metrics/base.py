@@ -144,7 +144,12 @@ class FrozenMetric(QualityMetric):
 
     Args:
         network: module ``(N, 3, H, W)`` -> ``(N,)`` or ``(N, 1)``.
-        name, score_range, lower_better, hard_bounds, min_size, weights_source: see :class:`QualityMetric`.
+        name: see ``QualityMetric``.
+        score_range: see ``QualityMetric``.
+        lower_better: see ``QualityMetric``.
+        hard_bounds: see ``QualityMetric``.
+        min_size: see ``QualityMetric``.
+        weights_source: see ``QualityMetric``.
     """
 
     def __init__(
@@ -176,7 +181,7 @@ class FrozenMetric(QualityMetric):
         image_ids: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Score images; see :meth:`QualityMetric.forward`."""
+        """Score images; see ``QualityMetric.forward``."""
         self.check_images(images)
         scores = self.network(images)
         if not isinstance(scores, Tensor) or scores.numel() != images.shape[0] or not scores.ndim:

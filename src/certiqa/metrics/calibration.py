@@ -31,7 +31,7 @@ CLOSE = 1e-5  # to pyiqa's own model, as a share of the range
 
 @dataclass
 class Verdict:
-    """What :func:`verify_metric` found.
+    """What ``verify_metric`` found.
 
     Attributes:
         metric: its name.

@@ -13,7 +13,7 @@ from certiqa.metrics.base import QualityMetric, as_metric
 
 @dataclass
 class MetricCheck:
-    """What :func:`check_metric` found: ``passed`` names, and ``failures`` as name -> what is wrong."""
+    """What ``check_metric`` found: ``passed`` names, and ``failures`` as name -> what is wrong."""
 
     name: str
     passed: list[str] = field(default_factory=list)

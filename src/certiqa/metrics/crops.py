@@ -73,7 +73,7 @@ class CropAveraged(QualityMetric):
         image_ids: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Score images; see :meth:`QualityMetric.forward`."""
+        """Score images; see ``QualityMetric.forward``."""
         self.check_images(images)
         corners = crop_corners(self.size, self.number, *images.shape[-2:])
         crops = [images[..., top : top + self.size, left : left + self.size] for top, left in corners]

@@ -72,7 +72,7 @@ class SpaqMetric(PublishedMetric):
 
     Args:
         weights: the authors' ``BL_release.pt``; "random"; None for the cache.
-        resize: length of the shorter side, see :class:`SpaqNetwork`.
+        resize: length of the shorter side, see ``SpaqNetwork``.
         patches_at_once: patches per forward pass; None for all, which is fastest.
         device: where the weights are read to.
         seed: of random weights.

@@ -83,7 +83,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_weights(path: str | Path, *, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read ``(state dict, metadata)`` from a file; see :func:`read_content`.
+    """Read ``(state dict, metadata)`` from a file; see ``read_content``.
 
     A state dict that upstream wrapped (``state_dict``, ``params``, ``model`` ...) is unwrapped, and the prefix of
     DataParallel removed.

@@ -1,6 +1,6 @@
 """The report's figures: matplotlib drawings as inline SVG that follow the page's fonts and colours.
 
-Every function returns a :class:`Plot`, or None where the run has no data for it. Colours are drawn as the
+Every function returns a ``Plot``, or None where the run has no data for it. Colours are drawn as the
 hex values of ``TOKENS`` and written as CSS variables, so that a page in dark mode recolours them.
 """
 

@@ -19,12 +19,12 @@ def study_figures(records: pd.DataFrame, metric: QualityMetric, *, mos_lower_bet
     """Return the measures of every part of a study.
 
     Args:
-        records: of :meth:`certiqa.studies.PurificationStudy.run`.
+        records: of ``certiqa.studies.PurificationStudy.run``.
         metric: the undefended metric; gives range and direction.
         mos_lower_better: opinion scores where lower is better, as a DMOS; 1 is perfect agreement then, too.
 
     Returns:
-        the columns of :func:`~certiqa.evaluation.purification.purification_gains` and ``purification_sroccs``,
+        the columns of ``purification_gains`` and ``purification_sroccs``,
         ``quality_score``, ``gain`` and ``gain_low`` to ``gain_high``: the mean signed gain of the attack against the
         defended metric (share of the range) with a 95 % bootstrap interval, and ``num_images``, those without a NaN.
     """

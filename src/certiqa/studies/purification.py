@@ -22,7 +22,7 @@ from certiqa.defenses import PurifiedMetric, load_purifier
 from certiqa.errors import UserError, suggest
 from certiqa.evaluation.distances import image_distances
 from certiqa.metrics import QualityMetric
-from certiqa.studies.grid import WEIGHTS, Cell, grid
+from certiqa.studies.cells import WEIGHTS, Cell, grid
 from certiqa.studies.kept import file_of, keep, mark, replayed, save, written
 
 AIMS = ("transfer", "adaptive")
@@ -38,7 +38,7 @@ class PurificationStudy:
     each. A random purifier draws the same for a clear image and the attacked one, and other numbers during the attack.
 
     Args:
-        purifiers: see :func:`certiqa.studies.grid`.
+        purifiers: see ``certiqa.studies.grid``.
         attacks: name -> attack.
         aims: "transfer", "adaptive" or both.
         direction: of the attacks, "raise", "lower" or "away".
@@ -51,7 +51,7 @@ class PurificationStudy:
     Attributes:
         cells: the cells that are run.
         unavailable: names of purifiers without weights.
-        inapplicable: the cells that metric or images cannot meet, with the reason, see :meth:`leave_out`.
+        inapplicable: the cells that metric or images cannot meet, with the reason, see ``leave_out``.
     """
 
     def __init__(

@@ -33,7 +33,8 @@ class Corruption(Protocol):
 
         Args:
             images: ``(N, 3, H, W)`` in [0, 1].
-            ids, epochs: of each image.
+            ids: of each image.
+            epochs: the pass over the data that each image is of.
             whole: whether these are the whole images of these ids, not crops.
         """
         ...

@@ -48,7 +48,8 @@ class MetricFit:
         penalty: the chosen ridge penalty.
         cross_validated: mean over groups of training photographs, each left out of the fit, and their values.
         groups: the value of each group.
-        validation, test: on the three and the five photographs; the test value chose nothing.
+        validation: on the three photographs.
+        test: on the five; it chose nothing.
         test_plcc: PLCC on the five.
         per_photograph: mean over left-out training photographs of the SROCC inside one photograph.
     """

@@ -40,8 +40,9 @@ class DenoisingObjective:
     Args:
         name: what tables call it.
         mse_weight: weight of the mean squared error per pixel value.
-        ranking_weight: weight of :func:`ranking_hinge`; 0 leaves it out.
-        ranking_margin, ranking_gap: of the hinge.
+        ranking_weight: weight of ``ranking_hinge``; 0 leaves it out.
+        ranking_margin: of the hinge, see ``ranking_hinge``.
+        ranking_gap: of the hinge, see ``ranking_hinge``.
         target_weight: weight of the mean distance to the metric's score of the clean image; 0 leaves it out.
         mse_share: share of the training steps, from the first, with MSE alone: the metric's gradients help
             once there is an image to score.

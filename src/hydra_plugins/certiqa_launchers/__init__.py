@@ -2,7 +2,7 @@
 
 Hydra looks for launchers in the namespace package ``hydra_plugins`` at every start, so nothing heavy is imported here.
 All of them check every job before the first is started, run only what is not finished, go on when a job fails, and
-leave the table of the sweep (:mod:`certiqa.entry.sweep`).
+leave the table of the sweep (``certiqa.entry.sweep``).
 """
 
 from __future__ import annotations
@@ -150,15 +150,15 @@ class ProcessLauncher(SweepLauncher, BaseSubmititLauncher):
         SweepLauncher.__init__(self, **params)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """See :class:`SweepLauncher`."""
+        """See ``SweepLauncher``."""
         SweepLauncher.setup(self, hydra_context=hydra_context, task_function=task_function, config=config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """See :class:`SweepLauncher`."""
+        """See ``SweepLauncher``."""
         return SweepLauncher.launch(self, job_overrides, initial_job_idx)
 
     def arguments(self, job: Job) -> tuple[Any, ...]:
-        """Return what :meth:`__call__` is given in the job's own process."""
+        """Return what ``__call__`` is given in the job's own process."""
         state = Singleton.get_state()
         return list(job.overrides), "hydra.sweep.dir", job.number, f"job_{job.number}", state, job.cell.config_hash
 

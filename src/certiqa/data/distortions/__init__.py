@@ -81,6 +81,7 @@ _TYPES = (
     Distortion(25, "contrast_change", (0.3, 0.15, 0, -0.4, -0.6), tone.contrast_change),
 )
 DISTORTIONS: dict[str, Distortion] = {distortion.name: distortion for distortion in _TYPES}
+"""The 25 distortions of KADID-10k by name, in the order of their numbers."""
 NAMES: tuple[str, ...] = tuple(DISTORTIONS)
 
 

@@ -38,7 +38,7 @@ def high_sharpen(image: Pixels, amount: float) -> Pixels:
 
 
 def contrast_change(image: Pixels, strength: float) -> Pixels:
-    """Pass RGB through :func:`contrast_curve`."""
+    """Pass RGB through ``contrast_curve``."""
     return contrast_curve(image, strength).astype(np.float32)
 
 

@@ -26,7 +26,9 @@ def purify_with(
     Args:
         metric: the metric to defend.
         purifier: one of ``PURIFIERS``.
-        backward, seed, name: see :class:`~certiqa.defenses.purified.PurifiedMetric`.
+        backward: see ``PurifiedMetric``.
+        seed: see ``PurifiedMetric``.
+        name: see ``PurifiedMetric``.
         options: of the purifier.
     """
     return PurifiedMetric(metric, load_purifier(purifier, **options), backward=backward, seed=seed, name=name)

@@ -131,9 +131,14 @@ class DiffpureUnsharp(Diffpure):
     """DiffPure, then an unsharp mask against the blur of its resizing (Gushchin et al., arXiv 2404.06957).
 
     Args:
-        weights, steps, size, checkpoint, architecture: see :class:`Diffpure`.
-        kernel, amount, sigma: of the mask, see :class:`~certiqa.defenses.purifiers.filters.Unsharp`; the paper's own
-            values are not known.
+        weights: see ``Diffpure``.
+        steps: see ``Diffpure``.
+        size: see ``Diffpure``.
+        checkpoint: see ``Diffpure``.
+        architecture: see ``Diffpure``.
+        kernel: of the mask, see ``Unsharp``; the paper's own values are not known.
+        amount: of the mask.
+        sigma: of the mask.
     """
 
     name = "diffpure_unsharp"

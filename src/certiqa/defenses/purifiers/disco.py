@@ -22,7 +22,7 @@ class Disco(NetworkPurifier):
         weights: path of the authors' checkpoint, whose ``model`` entry says the network: ``{"name", "args", "sd"}``.
         chunk: pixels queried at a time; changes the memory alone.
         checkpoint: less memory in the backward pass, see
-            :class:`~certiqa.defenses.purifiers.network.NetworkPurifier`.
+            ``NetworkPurifier``.
 
     Raises:
         UserError: no weights, another layout, or keys that do not fit.

@@ -24,10 +24,10 @@ class Fcn(NetworkPurifier):
         weights: path of the authors' ``fcn_mse.pth``, or of the ``checkpoints/purifier.safetensors`` of a ``train.py
             defense=fcn`` run; the name of shipped weights (``mini_fcn``); "untrained" for training.
         residual: whether the network's output is added to the image, see
-            :class:`~certiqa.denoisers.colour_filter.ColourFilter`. None takes what the file says; the authors' file
+            ``ColourFilter``. None takes what the file says; the authors' file
             says nothing and is not residual, an untrained filter is.
         checkpoint: one image at a time in the backward pass, see
-            :class:`~certiqa.defenses.purifiers.network.NetworkPurifier`.
+            ``NetworkPurifier``.
 
     Raises:
         UserError: no weights, or weights of another network.

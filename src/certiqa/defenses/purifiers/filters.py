@@ -1,4 +1,4 @@
-"""Purifiers that smooth, sharpen, round and shake; the Gaussian blur is in :mod:`certiqa.defenses.linear`.
+"""Purifiers that smooth, sharpen, round and shake; the Gaussian blur is in ``certiqa.defenses.linear``.
 
 kornia does the filtering. It is imported when it is first needed, which keeps ``--help`` fast.
 """

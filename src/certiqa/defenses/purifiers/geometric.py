@@ -1,4 +1,4 @@
-"""Purifiers that move pixels at random; those that do so linearly are in :mod:`certiqa.defenses.linear`."""
+"""Purifiers that move pixels at random; those that do so linearly are in ``certiqa.defenses.linear``."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class NetworkPurifier(Purifier):
             recompute_blocks(self.network)
 
     def forward(self, images: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
-        """Return purified images; see :class:`~certiqa.defenses.purified.Purifier`."""
+        """Return purified images; see ``Purifier``."""
         return self.through_network(images).clamp(0, 1)
 
     def through_network(self, images: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ PURIFIERS: dict[str, type[Purifier]] = {
         *(Jpeg, DiffJpeg, Jpeg2000),
     )
 }
+"""The purifiers that are not networks, by the name that ``load_purifier`` and ``defense=`` take."""
 
 _NETWORKS: tuple[type[Purifier], ...] = (Fcn, *RESTORERS, Disco, Diffpure, DiffpureUnsharp)
 WITH_WEIGHTS: dict[str, type[Purifier]] = {purifier.name: purifier for purifier in _NETWORKS}
@@ -36,7 +37,7 @@ def load_step(name: str, options: Mapping[str, Any] | None) -> Purifier:
     """Build one of several purifiers of a defense by name, whose options stand under ``defense.<name>``.
 
     Raises:
-        UserError: see :func:`load_purifier`; for a network without weights it says where they go.
+        UserError: see ``load_purifier``; for a network without weights it says where they go.
     """
     options = options or {}
     if name in WITH_WEIGHTS and not given_weights(options.get("weights")):

@@ -38,7 +38,7 @@ class Restoration(NetworkPurifier):
             Wang et al., CVPR 2019), as Real-ESRGAN does with its ``wdn`` weights.
         denoise_strength: share of ``weights`` in that mixture, the rest is ``denoise_weights``'.
         checkpoint: less memory in the backward pass, see
-            :class:`~certiqa.defenses.purifiers.network.NetworkPurifier`.
+            ``NetworkPurifier``.
 
     Raises:
         UserError: spandrel is not installed, there are no weights, they are of no network that it knows or of another

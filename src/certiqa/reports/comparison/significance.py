@@ -48,7 +48,8 @@ def paired_bootstrap(
 
     Args:
         statistic: takes ``(B, N, C)``, B resamples of N images with C columns, returns ``(B,)``.
-        first, second: ``(N, C)``, row i of both being the same image.
+        first: ``(N, C)``, a row for each image.
+        second: ``(N, C)``, row i being the image of row i of ``first``.
         resamples: number of resamples.
         seed: of the resampling.
     """

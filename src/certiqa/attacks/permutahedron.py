@@ -43,7 +43,7 @@ class SoftRanks:
 
 
 def project_to_ranks(scores: Array, strength: float) -> SoftRanks:
-    """Return the soft ranks of scores ``(n,)``: see :func:`soft_ranks`."""
+    """Return the soft ranks of scores ``(n,)``: see ``soft_ranks``."""
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order] / strength
     hard = np.arange(len(scores), 0, -1, dtype=np.float64)

@@ -87,8 +87,8 @@ class Browser:
         line, self._buffer = self._buffer.split(b"\0", 1)
         return json.loads(line)
 
-    def open(self, path: Path, width: int, dark: bool = False) -> None:
-        """Load a file at a given width in CSS pixels, as a phone where it is narrow."""
+    def open(self, page: Path | str, width: int, dark: bool = False) -> None:
+        """Load a file or an address at a given width in CSS pixels, as a phone where it is narrow."""
         self.events.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -99,7 +99,7 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
         self.wait_for("Page.loadEventFired")
 
     def run(self, script: str) -> Any:
@@ -107,6 +107,14 @@ class Browser:
         result = self.call("Runtime.evaluate", expression=script, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
+
+    def wait(self, script: str, seconds: float = 20) -> Any:
+        """Evaluate JavaScript until it returns something, and return that."""
+        deadline = time.monotonic() + seconds
+        while not (value := self.run(script)):
+            assert time.monotonic() < deadline, f"still nothing after {seconds:g} s: {script}"
+            time.sleep(0.1)
+        return value
 
     def close(self) -> None:
         """End the browser."""

@@ -18,7 +18,8 @@ class Cell:
 
     Attributes:
         purifier: its name.
-        option, value: what makes it stronger or weaker, and how; None where it has one strength.
+        option: what makes it stronger or weaker; None where it has one strength.
+        value: of that option.
         options: all its options.
     """
 
