@@ -31,6 +31,7 @@ def write_run(
     score_range: tuple[float, float] | None = (1.0, 5.0),
     lower_better: bool = False,
     num_images: int = 20,
+    references: int | None = None,
     error: float = 0.3,
     width: float = 3.0,
     radii: tuple[float, ...] = RADII,
@@ -44,6 +45,7 @@ def write_run(
     """Write a run whose defended scores miss the opinion scores by ``error``, and return its summary.
 
     Args:
+        references: how many photographs the images were made from, in turn; None where that is not known.
         width: certified delta per unit of radius, in units of a range of 4.
         attacks: name -> gain in units of a range of 4.
         status: None for a run without a summary, as one that goes on.
@@ -67,6 +69,7 @@ def write_run(
     store = RecordStore(folder, identity=settings | (identity or {}))
     for i in range(num_images):
         common = {"image_id": f"photo{i:03d}.png", "path": f"photo{i:03d}.png", "mos": mos[i]}
+        common |= {"reference_id": "" if references is None else f"photo{i % references}"}
         common |= {"score_clean": native(base[i]), "score": native(defended[i])}
         rows = []
         for radius in (radii if defense != "none" else ()) or (None,):

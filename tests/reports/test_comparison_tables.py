@@ -17,7 +17,7 @@ from certiqa.reports.comparison import significance
 from certiqa.reports.comparison.columns import build_table
 from certiqa.reports.comparison.exports import latex, to_csv, to_latex, to_markdown
 from certiqa.reports.comparison.gather import gather, notes_on
-from certiqa.reports.comparison.significance import marks_of, paired_bootstrap
+from certiqa.reports.comparison.significance import compare, marks_of, paired_bootstrap
 
 FACTS = {"resamples": 300, "seed": 0}
 
@@ -102,6 +102,54 @@ def test_bootstrap_is_paired_seeded_and_matches_scipy():
     assert shift.low == pytest.approx(0.01)
     same = paired_bootstrap(significance.median_of, noisy, noisy, resamples=50, seed=0)
     assert (same.low, same.value, same.high) == (0, 0, 0)
+
+
+def test_units_are_drawn_whole_and_as_many_as_there_are():
+    units = np.array([2, 0, 1, 0, 2, 2, 3])  # of 2, 1, 3 and 1 rows
+    members = [set(np.flatnonzero(units == unit)) for unit in range(4)]
+    found = [row for rows in significance.resampled(units, 500, 1, most=50) for row in rows]
+    assert len(found) == 500
+    drawn = np.zeros(4)
+    for rows in found:
+        counts = np.bincount(rows, minlength=7)
+        times = [counts[min(rows_of)] for rows_of in members]
+        assert all(len({counts[row] for row in rows_of}) == 1 for rows_of in members)
+        assert sum(times) == 4
+        drawn += times
+    assert stats.chisquare(drawn).pvalue > 0.001
+    rows = next(significance.resampled(np.arange(5), 300, 0))
+    assert rows.shape == (300, 5)
+    assert len({tuple(sorted(row)) for row in rows}) > 80
+
+
+def test_images_of_one_photograph_are_no_independent_evidence():
+    """Two runs that differ by chance alone, photograph by photograph, are seldom told apart."""
+    rng = np.random.default_rng(3)
+    photographs = np.repeat(np.arange(12), 10)
+    wrongly = {"images": 0, "references": 0}
+    for repeat in range(200):
+        gap = rng.normal(0, 1, 12)[photographs] + rng.normal(0, 0.3, 120)
+        first, second = np.full((120, 1), 9.0), 9.0 + gap[:, None]
+        for name, references in (("images", None), ("references", [str(one) for one in photographs])):
+            found = paired_bootstrap(
+                significance.gain_of, first, second, references=references, resamples=200, seed=repeat
+            )
+            wrongly[name] += found.significant
+    assert wrongly["images"] > 0.4 * 200
+    assert wrongly["references"] < 0.17 * 200  # .05 for many photographs; percentile intervals of 12 are a little short
+
+
+def test_runs_are_compared_over_references(tmp_path, write_run):
+    for name, error in (("good", 0.1), ("bad", 1.2)):
+        for references in (20, 4, None):
+            write_run(tmp_path / f"{references}" / name, defense=name, error=error, references=references)
+    marks = {name: marks_by_name(gather([tmp_path / name]), "srocc") for name in ("20", "4", "None")}
+    assert marks["20"] == marks["None"] == {"good": "best", "bad": "different"}
+    assert marks["4"] == {"good": "best", "bad": "untested"}  # four photographs are too few, however many images
+    pair = gather([tmp_path / "20"])
+    by_reference = compare(pair[1], pair[0], "srocc", None)
+    assert by_reference is not None
+    assert by_reference.num_images == 20
 
 
 def test_resampled_statistics_are_those_of_scipy():

@@ -106,6 +106,14 @@ class ComparedRun:
         return rows.set_index("image_id") if "image_id" in rows else rows
 
     @cached_property
+    def references(self) -> dict[str, str]:
+        """What each image was made from, by image id; only images of which that is known."""
+        if not {"image_id", "reference_id"} <= set(self.records):
+            return {}
+        known = self.records[["image_id", "reference_id"]].dropna().drop_duplicates("image_id")
+        return {str(image): str(made_from) for image, made_from in known.itertuples(index=False) if made_from}
+
+    @cached_property
     def images(self) -> frozenset[str]:
         """The ids of the images it scored."""
         return frozenset(map(str, self.clean.index)) if len(self.clean) else frozenset()

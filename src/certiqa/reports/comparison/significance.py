@@ -1,8 +1,13 @@
-"""Which run is best, and from which of the others it cannot be told apart: a paired bootstrap over common images."""
+"""Which run is best, and from which of the others it cannot be told apart: a paired bootstrap over common images.
+
+Images made from one pristine photograph are alike, and a metric's errors on them too. Where images have a reference,
+references are drawn, each with all its images (the cluster bootstrap; Field and Welsh, "Bootstrapping clustered data",
+JRSS B 69, 2007): drawing images as if they were independent makes intervals too narrow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +20,12 @@ from certiqa.reports.comparison.gather import ComparedRun
 from certiqa.reports.tables import value_of
 
 Array = NDArray[np.float64]
+Rows = NDArray[np.intp]
 Statistic = Callable[[Array], Array]
 BEST, LEVEL, DIFFERENT, UNTESTED, PROVEN = "best", "level", "different", "untested", "proven"
 """Marks of a cell: the best of its block; not told apart from it; told apart; no test possible; a proven floor less
 than the best one, which is no estimate and needs no test."""
-FEWEST = 5  # images in common below which nothing is tested
+FEWEST = 5  # references in common, or images without one, below which nothing is tested
 CHUNK = 2_000_000  # numbers resampled at once
 LEVEL_OF_TEST = 0.95
 
@@ -40,7 +46,13 @@ class Difference:
 
 
 def paired_bootstrap(
-    statistic: Statistic, first: Array, second: Array, *, resamples: int = 1000, seed: int = 0
+    statistic: Statistic,
+    first: Array,
+    second: Array,
+    *,
+    references: Sequence[str] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> Difference:
     """Return ``statistic(first) - statistic(second)`` with its 95 % percentile interval over images.
 
@@ -50,15 +62,17 @@ def paired_bootstrap(
         statistic: takes ``(B, N, C)``, B resamples of N images with C columns, returns ``(B,)``.
         first: ``(N, C)``, a row for each image.
         second: ``(N, C)``, row i being the image of row i of ``first``.
+        references: what each image was made from, ``(N,)``: these are drawn, each with all its images. None draws
+            images.
         resamples: number of resamples.
         seed: of the resampling.
     """
     size = len(first)
-    generator = np.random.default_rng(seed)
-    found = []
-    for start in range(0, resamples, step := max(1, CHUNK // max(1, size * first.shape[1]))):
-        rows = generator.integers(0, size, (min(step, resamples - start), size))
-        found.append(_minus(statistic(first[rows]), statistic(second[rows])))
+    units = np.arange(size) if references is None else np.unique(np.asarray(references), return_inverse=True)[1]
+    found = [
+        _minus(statistic(first[rows]), statistic(second[rows]))
+        for rows in resampled(units, resamples, seed, most=max(1, CHUNK // max(1, first.shape[1])))
+    ]
     values = np.concatenate(found)
     values = values[~np.isnan(values)]
     tail = (1 - LEVEL_OF_TEST) / 2
@@ -66,6 +80,28 @@ def paired_bootstrap(
     low = float(np.quantile(values, tail, method="lower")) if values.size else np.nan
     high = float(np.quantile(values, 1 - tail, method="higher")) if values.size else np.nan
     return Difference(float(_minus(statistic(first[None]), statistic(second[None]))[0]), low, high, size)
+
+
+def resampled(units: Rows, resamples: int, seed: int, most: int = CHUNK) -> Iterator[Rows]:
+    """Yield resamples of rows as index arrays ``(B, n)`` of at most ``most`` numbers.
+
+    Args:
+        units: ``(N,)``, the number of the unit that each row belongs to, from 0. Units are drawn with replacement, as
+            many as there are, each with all its rows; where their sizes differ so do the lengths n.
+        resamples: number of resamples altogether.
+        seed: of the draws.
+    """
+    order, sizes = np.argsort(units, kind="stable"), np.bincount(units)
+    starts = np.cumsum(sizes) - sizes
+    drawn = np.random.default_rng(seed).integers(0, len(sizes), (resamples, len(sizes)))
+    lengths = sizes[drawn].sum(axis=1)
+    for length in np.unique(lengths):
+        alike = drawn[lengths == length]
+        for some in np.array_split(alike, -(-alike.shape[0] * int(length) // most)):
+            flat, each = some.ravel(), sizes[some.ravel()]
+            # the k-th row of every unit drawn: where its rows start, plus 0, 1, 2, ...
+            within = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
+            yield order[np.repeat(starts[flat], each) + within].reshape(len(some), -1)
 
 
 def _minus(first: Array, second: Array) -> Array:
@@ -182,7 +218,7 @@ def marks_of(table: Table, *, resamples: int = 1000, seed: int = 0) -> dict[tupl
 
     Within a block (same data set, images and metric; for certificates the same confidence; for gains the same attack
     with the same settings) the best value is marked, and each other one by whether the 95 % paired bootstrap interval
-    of its difference to the best, over the images both runs have, leaves out zero. Not ranked: the metric without a
+    of its difference to the best, over the references of the images both runs have, leaves out zero. Not ranked: the metric without a
     defense, runs that did not finish, runs with random weights. A certified SROCC is a proven floor for these images,
     not an estimate, and is not tested.
     """
@@ -247,12 +283,13 @@ def compare(
         return None
     columns = [read(run, radius) for run in (first, second)]
     common = sorted(set(columns[0].index) & set(columns[1].index))
-    if len(common) < FEWEST:
+    references = [first.references.get(image) or image for image in common]
+    if len(set(references)) < FEWEST:
         return None
     one, two = (table.loc[common].to_numpy(float) for table in columns)
     if np.isnan(one).any() or np.isnan(two).any():
         return None
-    found = paired_bootstrap(statistic, one, two, resamples=resamples, seed=seed)
+    found = paired_bootstrap(statistic, one, two, references=references, resamples=resamples, seed=seed)
     return None if np.isnan([found.low, found.high]).any() else found
 
 
@@ -263,8 +300,8 @@ def explanation(resamples: int, seed: int) -> str:
         "one confidence, for gains under the same attack with the same settings; of gains the least in size, none "
         "where an attack moves some scores up and others down). "
         "†: not told apart from the best one, the 95 % interval of their difference holds zero "
-        f"(paired bootstrap over the images both runs have, {resamples} resamples, seed {seed}, not corrected for the "
-        "number of comparisons, and the best was chosen on the same images). ‡: not tested, for want of common images "
-        "or records. Certified SROCC is a proven floor for these images, no estimate, so the highest is bold without "
+        f"(paired bootstrap over the images both runs have, those of one reference drawn together, {resamples} "
+        f"resamples, seed {seed}, not corrected for the number of comparisons, and the best was chosen on the same "
+        "images). ‡: not tested, for want of common images, references or records. Certified SROCC is a proven floor for these images, no estimate, so the highest is bold without "
         "a test. Not ranked: metrics without a defense, runs that did not finish, random weights."
     )
