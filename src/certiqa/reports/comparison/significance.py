@@ -218,9 +218,9 @@ def marks_of(table: Table, *, resamples: int = 1000, seed: int = 0) -> dict[tupl
 
     Within a block (same data set, images and metric; for certificates the same confidence; for gains the same attack
     with the same settings) the best value is marked, and each other one by whether the 95 % paired bootstrap interval
-    of its difference to the best, over the references of the images both runs have, leaves out zero. Not ranked: the metric without a
-    defense, runs that did not finish, runs with random weights. A certified SROCC is a proven floor for these images,
-    not an estimate, and is not tested.
+    of its difference to the best, over the references of the images both runs have, leaves out zero. Not ranked: the
+    metric without a defense, runs that did not finish, runs with random weights. A certified SROCC is a proven floor
+    for these images, not an estimate, and is not tested.
     """
     marks: dict[tuple[int, str], str] = {}
     for column in table.columns:
@@ -302,6 +302,7 @@ def explanation(resamples: int, seed: int) -> str:
         "†: not told apart from the best one, the 95 % interval of their difference holds zero "
         f"(paired bootstrap over the images both runs have, those of one reference drawn together, {resamples} "
         f"resamples, seed {seed}, not corrected for the number of comparisons, and the best was chosen on the same "
-        "images). ‡: not tested, for want of common images, references or records. Certified SROCC is a proven floor for these images, no estimate, so the highest is bold without "
-        "a test. Not ranked: metrics without a defense, runs that did not finish, random weights."
+        "images). ‡: not tested, for want of common images, references or records. Certified SROCC is a proven floor "
+        "for these images, no estimate, so the highest is bold without a test. Not ranked: metrics without a defense, "
+        "runs that did not finish, random weights."
     )
