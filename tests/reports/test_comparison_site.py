@@ -41,6 +41,17 @@ def test_each_metric_and_data_set_has_figures_of_its_own(tmp_path, write_run):
     assert "Correlation against certificate: mini on koniq" in titles
 
 
+def test_a_short_list_is_no_rival_of_a_long_one(tmp_path, write_run):
+    write_run(tmp_path / "long")
+    write_run(tmp_path / "short", num_images=8)
+    titles = [plot.title for plot in figures(build_table(gather([tmp_path])))]
+    assert sorted(titles) == [
+        f"{title}: mini on mini, {count} images"
+        for title in ("Correlation against certificate", "SROCC against certified radius")
+        for count in (20, 8)
+    ]
+
+
 def test_only_points_within_the_radius_are_filled(tmp_path, write_run, monkeypatch):
     write_run(tmp_path / "inside", attacks={"pgd": 0.02}, attack_l2=0.03)
     write_run(tmp_path / "outside", attacks={"pgd": 0.02}, attack_l2=0.05)

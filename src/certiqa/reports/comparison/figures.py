@@ -75,20 +75,24 @@ def family(run: ComparedRun) -> str:
 def figures(table: Table, pages: Pages = None) -> list[plots.Plot]:
     """Return every figure that these runs have data for, in reading order; ``pages``: where a run's points lead.
 
-    Each metric on each data set has its own, the ``BLOCKS`` with most runs.
+    Each metric on each data set has its own, and each length of its list of images: a floor over 20 images is no rival
+    of one over 2,000. The ``BLOCKS`` with most runs are drawn.
     """
     runs = drawn_runs(table)
-    blocks: dict[tuple[str, str], list[ComparedRun]] = {}
+    blocks: dict[tuple[str, str, int], list[ComparedRun]] = {}
     for run in runs:
-        blocks.setdefault((str(run.summary.get("metric")), str(run.summary.get("data"))), []).append(run)
+        count = int(value_of(run.summary, "num_images") or 0)
+        blocks.setdefault((str(run.summary.get("metric")), str(run.summary.get("data")), count), []).append(run)
+    lengths = Counter((metric, data) for metric, data, _ in blocks)
     largest = sorted(blocks, key=lambda name: (-len(blocks[name]), name))
     styles = series_of(runs)
     found: list[plots.Plot | None] = []
-    for number, (metric, data) in enumerate(largest[:BLOCKS]):
+    for number, (metric, data, count) in enumerate(largest[:BLOCKS]):
         title = f": {metric} on {data}" if len(blocks) > 1 else ""
+        title += f", {plural(count, 'image')}" if lengths[metric, data] > 1 else ""
         if number == BLOCKS - 1 and len(blocks) > BLOCKS:
             title += f" (the last of the {BLOCKS} largest groups of {len(blocks)})"
-        block = blocks[metric, data]
+        block = blocks[metric, data, count]
         found.append(frontier_plot(block, styles, f"frontier-{number}", title))
         found.append(trade_plot(block, styles, table.radius, pages, f"trade-{number}", title))
         found.append(measured_plot(block, styles, table.radius, pages, f"measured-{number}", title))

@@ -330,7 +330,7 @@ def notes_on(runs: Sequence[ComparedRun]) -> list[str]:
             sizes = ", ".join(map(str, sorted(found.values())))
             notes.append(
                 f"Runs on {name} scored {len(found)} different sets of images (of {sizes}): they are not ranked "
-                "against each other, and points of different sets in one figure are not comparable."
+                "against each other, and sets of one size that share a figure are not strictly comparable."
             )
     notes += [f"{run.key}: {problem}." for run in runs for problem in run.problems]
     for run in runs:
