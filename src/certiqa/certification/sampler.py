@@ -175,7 +175,15 @@ def certify_each(
 
     Images share batches; where a stopping rule lets some finish early, others take their place. Images of different
     sizes are grouped by size. Arguments as for ``certify``; a failed image is yielded with its ``failure``.
+
+    Raises:
+        UserError: as ``certify``; also if the request is for another sigma than the smoothing's.
     """
+    if request.sigma != smooth.sigma:
+        raise UserError(
+            f"the request is for sigma={request.sigma}, but '{smooth.name}' smooths with sigma={smooth.sigma}, "
+            f"and ranks for one bound nothing of the other; make the request with sigma={smooth.sigma}"
+        )
     if request.set_size < len(images):
         raise UserError(
             f"set_size={request.set_size} is less than the {len(images)} images given; joint intervals would not hold"
