@@ -19,6 +19,9 @@ RankTable = NDArray[np.int64]
 class Stopping:
     """When an image has had enough draws, decided at looks whose bounds hold together.
 
+    Whatever the reason, no image stops before every bound that was asked for exists, at all radii and jointly: the
+    farthest radius and the joint confidence set how few draws can be enough.
+
     Args:
         tolerance: certified half-width to reach, as a share of the metric's score range.
         radius: the radius at which it counts; must be among the certified ones.
@@ -96,7 +99,8 @@ class CertificationRequest:
             side = ranks.joint_confidence_per_side(self.joint_confidence, self.set_size, len(self.radii))
             object.__setattr__(self, "joint_side", side)
             self._check_joint(at_noise, side)
-        # several looks need no more: the rank that the last look has alone is spent earlier or still there
+        # several looks need no more: the rank that the last look has alone is spent earlier or still there, and no
+        # image stops before it has all of them
 
     def _check_joint(self, at_noise: Sequence[float], side: float) -> None:
         try:
