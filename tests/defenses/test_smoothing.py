@@ -1,5 +1,8 @@
 """Median smoothing: the draws, their median, its gradient, and independence of how they are computed."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -206,3 +209,21 @@ def test_what_cannot_be_is_refused(linear_metric, images):
         MedianSmoothing(metric, SIGMA)(images, image_ids=IDS[:3])
     with pytest.raises(UserError, match="no noise stream"):
         MedianSmoothing(metric, SIGMA)(images, image_ids=IDS, stream="other")
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda smooth: pickle.loads(pickle.dumps(smooth))], ids=["copy", "pickle"]
+)
+def test_a_copy_in_low_precision_has_a_head_of_its_own_in_fp32(images, again):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1), nn.Flatten(0))
+    smooth = MedianSmoothing(network, SIGMA, 20, precision="bf16", workers=1)
+    scores = smooth.sample_scores(images, image_ids=IDS)
+    copied = again(smooth)
+    assert torch.equal(copied.sample_scores(images, image_ids=IDS), scores)
+    head = next(module for module in copied.modules() if isinstance(module, nn.Linear))
+    head.weight.data.zero_()
+    head.bias.data.fill_(0.123456789)
+    moved = copied.sample_scores(images, image_ids=IDS)
+    assert torch.equal(moved, torch.full_like(moved, 0.123456789)), "its own head, not rounded to bf16"
+    assert torch.equal(smooth.sample_scores(images, image_ids=IDS), scores), "the original keeps its own"

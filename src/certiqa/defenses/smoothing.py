@@ -7,6 +7,7 @@ denoiser between noise and metric: Shumitskaya et al., "DMS-IQA", arXiv 2411.125
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Self
@@ -317,16 +318,14 @@ def keep_heads_in_fp32(metric: nn.Module) -> None:
     """
     for module in metric.modules():
         if isinstance(module, nn.Linear) and module.out_features == 1 and not hasattr(module, "leaves_autocast"):
-            module.forward = _outside_autocast(module.forward)  # type: ignore[method-assign, assignment]
+            # a partial of a bound method is copied and pickled with its module; a closure would stay with the original
+            module.forward = functools.partial(_outside_autocast, module.forward)  # type: ignore[method-assign]
             module.leaves_autocast = True  # type: ignore[assignment]
 
 
-def _outside_autocast(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def in_fp32(features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
-            return forward(features.float())
-
-    return in_fp32
+def _outside_autocast(forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        return forward(features.float())
 
 
 def sample_median(scores: Tensor) -> Tensor:
