@@ -45,6 +45,7 @@ class Stopping:
             )
         if self.saturation is not None and not 0 < self.saturation < 1:
             raise UserError(f"certification.saturation={self.saturation} must lie in (0, 1), or be null")
+        look_sizes(self.first_look, self.first_look, self.look_ratio)  # checks both
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class CertificationRequest:
     joint_side: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        if not self.radii:
+            raise UserError("radii is empty; give at least one l2 radius in [0, 1] pixel units, e.g. 0.05")
         at_noise = [radius * self.largest_lipschitz for radius in self.radii]
         ranks.validate_request(at_noise, self.sigma, self.num_samples, self.confidence)
         looks: tuple[int, ...] = (self.num_samples,)

@@ -6,8 +6,8 @@ computed in any pieces, anywhere, and stay the same.
 A generator of torch on a CPU starts from the low 32 bits of its seed: there are 2^32 noise images of one size there,
 and keys that agree in these bits give the same one. With keys from a hash, taken to be random, draws are picks from
 these 2^32 with replacement, independent and identically distributed as the ranks of a certificate ask; that the 2^32
-stand for the normal distribution is what any pseudo-random noise assumes. Nothing but chance keeps two draws apart: m of
-one stream and n of another have m n / 2^32 pairs in common on average, 2e-4 for 1,000 and 1,000.
+stand for the normal distribution is what any pseudo-random noise assumes. Nothing but chance keeps two draws apart: m
+of one stream and n of another have m n / 2^32 pairs in common on average, 2e-4 for 1,000 and 1,000.
 """
 
 from __future__ import annotations

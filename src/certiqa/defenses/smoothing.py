@@ -71,8 +71,10 @@ class MedianSmoothing(QualityMetric):
         super().__init__()
         if not sigma > 0:
             raise UserError(f"sigma must be positive, in [0, 1] pixel units (e.g. 0.12), got {sigma}")
-        if num_samples < 1 or (batch_size is not None and batch_size < 1):
-            raise UserError(f"num_samples and batch_size must be at least 1, got {num_samples} and {batch_size}")
+        if num_samples < 1 or num_samples % 1 or (batch_size is not None and batch_size < 1):
+            raise UserError(
+                f"num_samples and batch_size must be whole and at least 1, got {num_samples} and {batch_size}"
+            )
         if workers is not None and workers < 1:
             raise UserError(f"workers must be at least 1, got {workers}")
         if precision not in PRECISIONS:
