@@ -19,6 +19,7 @@ from certiqa.defenses.engine import CPU_BATCH, BatchSize, DrawEngine, Pair, Take
 from certiqa.defenses.noise import fill_noise, noise_key
 from certiqa.defenses.precision import full_float32
 from certiqa.defenses.purified import LipschitzSteps, Purifier
+from certiqa.denoisers.checkpoints import check_sigma
 from certiqa.errors import UserError
 from certiqa.metrics.base import QualityMetric, as_metric
 
@@ -36,7 +37,8 @@ class MedianSmoothing(QualityMetric):
         metric: the metric to defend; stays frozen.
         sigma: standard deviation of the noise, in [0, 1] pixel units.
         num_samples: draws behind one score of ``forward``.
-        denoiser: module ``(N, 3, H, W)`` -> ``(N, 3, H, W)``, frozen here; None for plain MS.
+        denoiser: module ``(N, 3, H, W)`` -> ``(N, 3, H, W)``, frozen here; None for plain MS. One that is known to be
+            trained for another sigma is refused, unless ``load_denoiser`` was told ``allow_sigma_mismatch``.
         clip: clip noisy and denoised images to [0, 1], what metrics expect.
         seed: of the noise.
         batch_size: noisy images per forward pass, which changes scores by rounding only; None for what is fastest:
@@ -84,6 +86,8 @@ class MedianSmoothing(QualityMetric):
         self.before = before
         self.sigma = float(sigma)
         self.num_samples = int(num_samples)
+        if denoiser is not None:
+            check_sigma(denoiser, self.sigma)
         self.denoiser = denoiser
         self.clip = clip
         self.seed = int(seed)
