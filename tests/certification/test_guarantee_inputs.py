@@ -73,8 +73,29 @@ def test_bad_hard_bounds_and_maps_are_named():
         certified_srocc([0, 1], [1, 2], [1, 2], hard_bounds=(1, 0))
     with pytest.raises(UserError, match="after hard_bounds"):
         certified_srocc([-np.inf, 1], [-3, 2], [1, 2], hard_bounds=(0, 5))
+    for bounds in ((None, 1), (0, None), (0,), (np.nan, 1)):
+        with pytest.raises(UserError, match="must be two numbers"):
+            certified_srocc([0, 1], [1, 2], [1, 2], hard_bounds=bounds)
     with pytest.raises(UserError, match="score_to_mos"):
         certified_mse([0, 1], [1, 2], [1, 2], score_to_mos=lambda s: s[:1])
+    with pytest.raises(UserError, match="score_to_mos must map 3 scores"):
+        certified_mse([0], [1], [1], score_to_mos=lambda s: s[:1])
+
+
+def test_a_map_that_turns_is_refused_and_one_that_does_not_is_taken():
+    """Of 1 - s^2 on [-1, 1] the ends say 0, and the truth is 1."""
+    with pytest.raises(UserError, match="must be monotone, but it rises from -1 to 0 and falls from 0 to 1"):
+        certified_mse([-1, -1], [1, 1], [0, 0], score_to_mos=lambda s: 1 - s**2)
+    with pytest.raises(UserError, match="must be monotone"):  # between the intervals is no less wrong: one map for all
+        certified_mse([0, 3], [1, 4], [0, 0], score_to_mos=lambda s: np.abs(s - 2))
+    lower, upper, mos = np.array([-2.0, 0.0, -np.inf]), np.array([1.0, 30.0, np.inf]), np.array([1.0, 3.0, 2.0])
+    for rising in (lambda s: 5 / (1 + np.exp(-s)), lambda s: -5 / (1 + np.exp(-s)), np.zeros_like, np.sign):
+        ends = np.array([rising(lower), rising(upper)])
+        with np.errstate(over="ignore"):
+            found = certified_mse(lower, upper, mos, score_to_mos=rising)
+        assert found == pytest.approx(((ends - mos) ** 2).max(axis=0).mean())
+    with np.errstate(divide="ignore"):
+        assert certified_mse([0.0, 1.0], [1.0, 2.0], [0.0, 0.0], score_to_mos=np.log) == np.inf
 
 
 def test_no_warnings_reach_the_user():

@@ -7,8 +7,10 @@ from scipy.stats import binom, norm
 
 from certiqa.certification import (
     Certificates,
+    CertificationRequest,
     certified_interval,
     certify,
+    certify_each,
     joint_confidence_per_side,
     median_interval,
     order_statistic_ranks,
@@ -158,6 +160,22 @@ def test_what_cannot_be_certified_is_refused_before_any_forward_pass(linear, ima
         with pytest.raises(UserError, match=named):
             certify(smooth, images, **request)
     assert sizes == []
+
+
+@pytest.mark.parametrize("claimed", [2 * SIGMA, SIGMA / 2])
+def test_a_request_for_another_sigma_is_refused(linear, images, claimed):
+    smooth, metric, slope = linear
+    request = CertificationRequest((0.06,), claimed, 1000, 0.999, set_size=4)
+    sizes = count_scored(metric)
+    with pytest.raises(UserError, match=rf"sigma={claimed}, but 'ms' smooths with sigma={SIGMA}"):
+        next(certify_each(smooth, images, request, image_ids=IDS))
+    assert sizes == []
+    # why: where the claim is larger than the noise, its ranks exclude what a perturbation truly does
+    draws = smooth.sample_scores(images, 1000, image_ids=IDS, stream="certify").double().numpy()
+    worst = metric(images).double().numpy() + slope * 0.06
+    reaches = [certified_interval(draws, 0.06, sigma, 0.999)[1] >= worst for sigma in (SIGMA, 2 * SIGMA)]
+    assert reaches[0].all()
+    assert not reaches[1].any()
 
 
 def test_a_metric_without_smoothing_outermost_is_refused(linear, images):

@@ -166,6 +166,32 @@ def test_reasons_to_stop():
     assert set(certified(4, None, 0).stops) == {"n"}
 
 
+@pytest.mark.parametrize("joint", [None, 0.95])
+def test_no_image_stops_before_every_bound_that_was_asked_for_exists(joint):
+    """The shipped request: the tolerance at radius .06 is met by draws that do not bound radius .12 yet."""
+    tolerance, radii = 0.04, (0.03, 0.06, 0.09, 0.12)
+    stopping = Stopping(tolerance, radius=0.06)
+    request = CertificationRequest(radii, SIGMA, 1000, 0.999, joint, set_size=125, stopping=stopping)
+
+    class Squeezed(Linear):
+        """An eighth of the first pixel: narrow enough for the tolerance at the first look."""
+
+        def forward(self, images, **_):
+            return images[:, 0, 0, 0] / 8
+
+    smooth = MedianSmoothing(Squeezed(), SIGMA, 1000, clip=False, batch_size=512)
+    images = torch.full((6, 3, 1, 1), 0.5)
+    found = certify_each(smooth, images, request, image_ids=[str(row) for row in range(6)])
+    tables = [request.rank_table(0.999)] + ([request.rank_table(request.joint_side)] if joint else [])
+    complete = next(n for look, n in enumerate(request.looks) if all((table[look, :, 0] > 0).all() for table in tables))
+    assert complete > request.looks[0]
+    for _, certificate in found:
+        assert certificate.stop == "tolerance"
+        assert certificate.draws == complete, "as soon as all bounds are there, and not later"
+        bounds = [certificate.lower, certificate.upper, certificate.joint_lower, certificate.joint_upper]
+        assert np.isfinite(bounds[: 4 if joint else 2]).all()
+
+
 def test_finished_images_leave_and_the_rest_do_not_notice():
     """Bounds of an image are the same alone, in company, and in other batches."""
     smooth = MedianSmoothing(Linear(), SIGMA, 1000, clip=False, batch_size=64)
@@ -204,6 +230,25 @@ def test_images_of_any_size_and_a_failed_one():
     assert np.isinf(found[2].upper).all()
     alone = certify(smooth, images[1][None], 0.03, confidence=0.99, image_ids=["b"])
     np.testing.assert_allclose(found[1].lower, alone.lower[0], atol=1e-6)
+
+
+def test_a_failure_after_the_first_look_leaves_no_bound():
+    class FailsLate(Linear):
+        """No score after 60 noisy copies: between the second look and the third."""
+
+        def forward(self, images, **_):
+            self.seen = getattr(self, "seen", 0) + len(images)
+            return super().forward(images) if self.seen <= 60 else torch.full((len(images),), torch.nan)
+
+    smooth = MedianSmoothing(FailsLate(), SIGMA, 200, clip=False, batch_size=10)
+    stopping = Stopping(tolerance=0.01, radius=0.03, saturation=None, first_look=50)
+    request = CertificationRequest((0.03,), SIGMA, 200, 0.9, 0.9, stopping=stopping)
+    (_, found), *_ = certify_each(smooth, torch.full((1, 3, 1, 1), 0.5), request, image_ids=["a"])
+    assert (found.stop, found.draws) == ("failed", request.looks[2])
+    assert f"of {request.looks[2]} noisy copies of image a" in found.failure
+    bounds = [found.lower, found.upper, found.joint_lower, found.joint_upper, found.median_lower, found.median_upper]
+    assert np.isinf(np.hstack(bounds)).all()
+    assert np.isnan(found.score)
 
 
 def test_what_cannot_be_is_refused():

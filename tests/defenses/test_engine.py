@@ -158,24 +158,76 @@ def test_a_callers_autocast_reaches_neither_the_step_before_the_noise_nor_an_fp3
             torch.testing.assert_close(smooth.sample_scores(images, image_ids=IDS[:1]), plain, rtol=0, atol=1e-6)
 
 
+PRECISIONS = ("conv", "rnn", "matmul")
+ALL = ("generic", "cudnn", *PRECISIONS, "mkldnn")
+
+
+def owner_of(name):
+    backends = torch.backends
+    owners = {"generic": backends, "cudnn": backends.cudnn, "matmul": backends.cuda.matmul}
+    return owners.get(name) or (backends.mkldnn.matmul if name == "mkldnn" else getattr(backends.cudnn, name))
+
+
+def flags():
+    """Every flag of float32's precision, as text; "mixed" where torch refuses to read an older one."""
+
+    def read(get):
+        try:
+            return str(get())
+        except RuntimeError:
+            return "mixed"
+
+    new = {name: owner_of(name).fp32_precision for name in ALL}
+    return new | {
+        "cudnn.allow_tf32": read(lambda: torch.backends.cudnn.allow_tf32),
+        "matmul.allow_tf32": read(lambda: torch.backends.cuda.matmul.allow_tf32),
+        "float32_matmul_precision": read(torch.get_float32_matmul_precision),
+    }
+
+
 @pytest.fixture
-def backends():
-    """What may take TF32, allowed to."""
-    found = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [backend.allow_tf32 for backend in found]
-    for backend in found:
-        backend.allow_tf32 = True
-    yield found
-    for backend, allowed in zip(found, before, strict=True):
-        backend.allow_tf32 = allowed
+def fresh_flags():
+    """Put all flags back to what torch starts with."""
+    first = flags()
+    yield
+    torch.set_float32_matmul_precision(first["float32_matmul_precision"])
+    torch.backends.cudnn.allow_tf32 = first["cudnn.allow_tf32"] == "True"
+    for name in ALL:
+        owner_of(name).fp32_precision = first[name]
+    assert flags() == first
 
 
-@pytest.mark.parametrize("device", ["cuda", "cpu"])
+SETTINGS = {
+    "as torch starts": lambda: None,
+    "matmul, older": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    "cudnn off, older": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+    "medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "high": lambda: torch.set_float32_matmul_precision("high"),
+    **{
+        f"{name} {value}": lambda name=name, value=value: setattr(owner_of(name), "fp32_precision", value)
+        for name in ("generic", "cudnn", "conv", "matmul")
+        for value in ("tf32", "ieee")
+    },
+}
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch < 2.9 has the older flags alone")
+@pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
-def test_full_float32_lets_no_tf32_in_and_puts_the_setting_back(backends, device):
-    with full_float32(torch.device(device)):
-        assert [backend.allow_tf32 for backend in backends] == [device == "cpu"] * 2
-    assert [backend.allow_tf32 for backend in backends] == [True, True]
+def test_full_float32_lets_no_tf32_in_and_puts_every_flag_back(fresh_flags, setting):
+    SETTINGS[setting]()
+    before = flags()
+    for _ in range(2):
+        with full_float32(torch.device("cuda")):
+            assert [flags()[name] for name in PRECISIONS] == ["ieee"] * 3
+            if before["cudnn.allow_tf32"] != "mixed":
+                assert flags()["cudnn.allow_tf32"] == "False", "torch.backends.cudnn.flags() can be used inside"
+        assert flags() == before
+    with pytest.raises(KeyError), full_float32(torch.device("cuda")):
+        raise KeyError
+    assert flags() == before
+    with full_float32(torch.device("cpu")):
+        assert flags() == before
 
 
 def test_low_precision_is_another_function_with_the_head_in_fp32():

@@ -10,7 +10,16 @@ from scipy.stats import norm
 from torch import nn
 
 from certiqa.certification import CertificationRequest, certify, order_statistic_ranks
-from certiqa.defenses import LinearOperator, LinearStep, LipschitzSteps, MedianSmoothing, Resize, build_chain
+from certiqa.defenses import (
+    LinearOperator,
+    LinearStep,
+    LipschitzSteps,
+    MedianSmoothing,
+    PurifiedMetric,
+    Resize,
+    build_chain,
+)
+from certiqa.defenses.linear import Flip, Upscale
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric
 
@@ -98,6 +107,15 @@ def test_what_is_not_linear_is_refused():
     biased.bias.data.fill_(1.0)
     with pytest.raises(UserError, match="Conv2d is not linear"):
         LinearOperator(biased).lipschitz((4, 4))
+
+    class Centred(nn.Module):
+        """Linear in the whole batch, and zero on one image alone."""
+
+        def forward(self, images):
+            return images - images.mean(dim=0)
+
+    with pytest.raises(UserError, match="Centred mixes the images of a batch"):
+        LinearOperator(Centred()).lipschitz((4, 4))
     with pytest.raises(UserError, match="Sigmoid before the noise voids the certificate"):
         MedianSmoothing(Projection(torch.ones(3, 4, 4)), SIGMA, before=nn.Sigmoid())
     with pytest.raises(UserError, match=r"resize\.size must be"):
@@ -164,6 +182,47 @@ def test_noise_is_added_after_the_step(images):
     probe = images.clone().requires_grad_(True)
     smooth(probe, image_ids=list("abcd")).sum().backward()
     assert probe.grad.abs().max() > 0
+
+
+def test_images_of_two_sizes_pay_for_their_own_constants():
+    step = Resize(16)
+    smooth = MedianSmoothing(Projection(torch.rand(3, 16, 16) - 0.5), SIGMA, 400, clip=False, before=step)
+    sizes, ids, radius = [(8, 8), (32, 32), (8, 8)], ["a", "b", "c"], 0.06
+    images = [torch.rand(3, *size) for size in sizes]
+    bounds = certify(smooth, images, radius, image_ids=ids)
+    constants = [LipschitzSteps([step]).lipschitz(size) for size in sizes]
+    assert constants[0] > 1.5 > 1 > constants[1]
+    assert bounds.lipschitz.tolist() == constants
+    for row, (image, constant) in enumerate(zip(images, constants, strict=True)):
+        draws = smooth.sample_scores(image[None], image_ids=[ids[row]], stream="certify")[0].double().sort().values
+        low, high = order_statistic_ranks(radius * constant, SIGMA, 400, 0.999)
+        found = [bounds.lower[row, 0], bounds.upper[row, 0]]
+        np.testing.assert_allclose(found, [draws[low - 1], draws[high - 1]], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "keeps_size", "overshoots", "thread_safe"),
+    [
+        ([Flip()], True, False, True),
+        ([Flip(), Resize(6)], False, False, True),
+        ([Resize(6, "bicubic"), Flip()], False, True, True),
+        ([Upscale(mode="bicubic"), Flip()], True, True, True),
+        ([LinearOperator(nn.Identity()), Flip()], False, False, False),
+    ],
+)
+def test_steps_in_a_row_are_what_their_parts_are(steps, keeps_size, overshoots, thread_safe):
+    found = LipschitzSteps(steps)
+    assert (found.keeps_size, found.overshoots, found.thread_safe) == (keeps_size, overshoots, thread_safe)
+
+
+def test_values_that_a_step_in_a_row_overshoots_reach_no_metric(images):
+    class Extremes(QualityMetric):
+        def forward(self, images, **_):
+            return (images - 0.5).abs().flatten(1).amax(1)
+
+    steps = [Resize(16, "bicubic"), Flip()]
+    assert Extremes()(LipschitzSteps(steps)(images)).max() > 0.5
+    assert PurifiedMetric(Extremes(), LipschitzSteps(steps))(images).max() <= 0.5
 
 
 def test_ranks_are_validated_at_the_noise():

@@ -2,6 +2,7 @@
 
 import hashlib
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -37,9 +38,37 @@ def test_every_argument_changes_the_key():
     assert {"train", "validate", "certify", "score", "attack"} == set(STREAMS)
 
 
-def test_an_unknown_stream_is_refused():
+def test_what_makes_no_key_is_refused():
     with pytest.raises(UserError, match=r"no noise stream 'test'.*certify"):
         noise_key(0, "test", "a", 0)
+    for seed in (1.0, 1.5, "1", None):
+        with pytest.raises(UserError, match=f"seed={seed!r} must be a whole number"):
+            noise_key(seed, "score", "a", 0)
+    with pytest.raises(UserError, match=r"image id '\\ud800\.png' holds a lone surrogate"):
+        noise_key(0, "score", "\ud800.png", 0)
+
+
+def test_a_seed_counts_by_its_value_and_bytes_of_a_file_name_by_themselves():
+    assert noise_key(np.int64(7), "score", "a", 0) == noise_key(7, "score", "a", 0)
+    assert noise_key(True, "score", "a", 0) == noise_key(1, "score", "a", 0)
+    names = ["caf\udce9.png", "caf\udce8.png", "caf\u00e9.png"]  # the first two: file names in Latin-1
+    assert len({noise_key(0, "score", name, 0) for name in names}) == 3
+
+
+def test_a_cpu_generator_keeps_32_bits_of_a_key_so_streams_share_a_draw_by_chance_alone():
+    key = noise_key(0, "score", "a", 0)
+    noise = fill_noise(torch.empty(3, 3, 4, 4), [key, key + 2**32, key + 1])
+    assert torch.equal(noise[0], noise[1])
+    assert not torch.isclose(noise[0], noise[2]).all()
+    # as the head of noise.py says: low bits as of a random choice, m n / 2^32 common ones on average
+    kept = {
+        stream: [noise_key(0, stream, f"{image}.png", draw) % 2**32 for image in range(10) for draw in range(1000)]
+        for stream in ("certify", "attack")
+    }
+    common = len({*kept["certify"]} & {*kept["attack"]})
+    assert stats.poisson.sf(common - 1, 10_000**2 / 2**32) > 1e-4
+    for keys in kept.values():
+        assert stats.kstest(np.array(keys) / 2**32, "uniform").pvalue > 1e-4
 
 
 def test_noise_does_not_depend_on_the_batch_or_its_order():

@@ -1,5 +1,8 @@
 """Median smoothing: the draws, their median, its gradient, and independence of how they are computed."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -138,6 +141,19 @@ def test_a_generator_takes_the_place_of_the_seed(curved_metric, images):
     assert not torch.isclose(score(1), smooth(images, image_ids=IDS)).any()
 
 
+def test_expected_scores_are_the_mean_of_draws_of_the_attack_and_of_its_seed(linear_metric, images):
+    """An attack that follows them must not see what ``forward`` will draw, whatever the defense's own seed."""
+    smooth = MedianSmoothing(linear_metric(), SIGMA, num_samples=6, clip=False, seed=3)
+    draws = smooth.sample_scores(images, image_ids=IDS, seed=8, stream="attack")
+    for first, count in ((0, 6), (2, 3)):
+        expected = draws[:, first : first + count].mean(dim=1)
+        found = smooth.expected_scores(images, count, image_ids=IDS, seed=8, first=first)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    own = smooth.expected_scores(images, 6, image_ids=IDS, seed=smooth.seed)
+    score = smooth.sample_scores(images, image_ids=IDS).mean(dim=1)
+    assert not torch.isclose(own, score, rtol=0, atol=1e-6).any()
+
+
 def test_metric_and_denoiser_are_frozen_in_eval_mode():
     denoiser = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Dropout(0.5))
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
@@ -206,3 +222,21 @@ def test_what_cannot_be_is_refused(linear_metric, images):
         MedianSmoothing(metric, SIGMA)(images, image_ids=IDS[:3])
     with pytest.raises(UserError, match="no noise stream"):
         MedianSmoothing(metric, SIGMA)(images, image_ids=IDS, stream="other")
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda smooth: pickle.loads(pickle.dumps(smooth))], ids=["copy", "pickle"]
+)
+def test_a_copy_in_low_precision_has_a_head_of_its_own_in_fp32(images, again):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1), nn.Flatten(0))
+    smooth = MedianSmoothing(network, SIGMA, 20, precision="bf16", workers=1)
+    scores = smooth.sample_scores(images, image_ids=IDS)
+    copied = again(smooth)
+    assert torch.equal(copied.sample_scores(images, image_ids=IDS), scores)
+    head = next(module for module in copied.modules() if isinstance(module, nn.Linear))
+    head.weight.data.zero_()
+    head.bias.data.fill_(0.123456789)
+    moved = copied.sample_scores(images, image_ids=IDS)
+    assert torch.equal(moved, torch.full_like(moved, 0.123456789)), "its own head, not rounded to bf16"
+    assert torch.equal(smooth.sample_scores(images, image_ids=IDS), scores), "the original keeps its own"

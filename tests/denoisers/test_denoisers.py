@@ -1,9 +1,14 @@
 """Denoisers: what they are, and that a checkpoint says what it was trained for."""
 
+import copy
+import re
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from certiqa.defenses import MedianSmoothing
 from certiqa.denoisers import DENOISERS, DnCNN, UNet, load_denoiser, name_of, save_denoiser
 from certiqa.errors import UserError
 
@@ -102,6 +107,20 @@ def test_another_sigma_is_refused_unless_allowed_by_name(saved):
     with pytest.raises(UserError, match=r"trained for sigma=0\.12, but sigma=0\.06.*allow_sigma_mismatch"):
         load_denoiser("unet", weights=path, sigma=0.06)
     assert isinstance(load_denoiser("unet", weights=path, sigma=0.06, allow_sigma_mismatch=True), UNet)
+
+
+@pytest.mark.parametrize(("trained", "fitting", "other"), [(0.12, 0.12, 0.5), ((0.05, 0.2), 0.1, 0.5)])
+def test_smoothing_with_another_sigma_is_refused_too(saved, trained, fitting, other):
+    _, path = saved(sigma=trained)
+    denoiser = load_denoiser("unet", weights=path)
+    assert np.all(denoiser.trained_sigma == np.array(trained))
+    assert MedianSmoothing(nn.Identity(), fitting, denoiser=denoiser).sigma == fitting
+    with pytest.raises(UserError, match=rf"trained for sigma={re.escape(str(denoiser.trained_sigma))}, but sigma=0\.5"):
+        MedianSmoothing(nn.Identity(), other, denoiser=copy.deepcopy(denoiser))
+    allowed = load_denoiser("unet", weights=path, allow_sigma_mismatch=True)
+    assert MedianSmoothing(nn.Identity(), other, denoiser=allowed).sigma == other
+    untrained = load_denoiser("unet", sigma=fitting)
+    assert MedianSmoothing(nn.Identity(), other, denoiser=untrained).sigma == other
 
 
 def test_a_range_of_sigma_is_accepted_inside_only(saved):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ class Certification(Records):
         return CertificationRequest(
             radii=tuple(self.radii),
             sigma=smooth.sigma,
-            num_samples=self.num_samples or smooth.num_samples,
+            num_samples=smooth.num_samples if self.num_samples is None else self.num_samples,
             confidence=self.confidence,
             joint_confidence=self.joint_confidence,
             set_size=set_size,
@@ -127,6 +128,14 @@ class Certification(Records):
             randomised=self.randomised,
             largest_lipschitz=largest_lipschitz,
         )
+
+    def settings(self, module: DefenseModule) -> dict[str, Any]:
+        """Return what decides the certificates: the request, and the draws that it is answered from."""
+        smooth = require_certifiable(module.defense)
+        asked = {key: getattr(self, key) for key in ("radii", "confidence", "joint_confidence", "randomised", "seed")}
+        asked["num_samples"] = smooth.num_samples if self.num_samples is None else self.num_samples
+        asked["stopping"] = None if self.stopping is None else asdict(self.stopping)
+        return super().settings(module) | asked
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the last validation."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from certiqa.defenses import MedianSmoothing
 from certiqa.evaluation.records import RecordStore, plain
 from certiqa.metrics.weights import fingerprint
 from certiqa.training import DefenseModule
@@ -26,7 +27,8 @@ class Records(pl.Callback):
         folder: the run's folder.
 
     Attributes:
-        identity: what else than weights and data decides the numbers; the run's semantic config.
+        identity: what else than weights and data decides the numbers; the run's semantic config. Where it is left
+            empty, outside ``train.py`` and ``evaluate.py``, ``settings`` takes its place.
         num_recorded: images that this process has recorded.
     """
 
@@ -45,13 +47,21 @@ class Records(pl.Callback):
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the records of this rank; refuses those made with other weights, data or config."""
         assert isinstance(pl_module, DefenseModule)
-        identity = self.identity | {
+        own = {f"callbacks.recorder.{key}": value for key, value in self.settings(pl_module).items()}
+        identity = (self.identity or own) | {
             "weights": fingerprint(pl_module.defense),
             "data": trainer.datamodule.test_set.fingerprint,  # type: ignore[attr-defined]
             "device": pl_module.device.type,  # each type of device has noise of its own
         }
         self._store = RecordStore(self.folder, trainer.global_rank, identity)
         trainer.strategy.barrier("records opened")  # no rank writes before the first has looked at what is there
+
+    def settings(self, module: DefenseModule) -> dict[str, Any]:
+        """Return what decides the numbers beside weights and data; here, how a smoothed defense draws."""
+        smooth = next((part for part in module.defense.modules() if isinstance(part, MedianSmoothing)), None)
+        if smooth is None:
+            return {}
+        return {key: getattr(smooth, key) for key in ("sigma", "num_samples", "seed", "precision", "clip")}
 
     def on_test_batch_end(
         self,

@@ -13,6 +13,7 @@ For a metric where lower is better, pass (-upper, -lower).
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 
 import numpy as np
@@ -168,28 +169,55 @@ def certified_mse(
         lower: lower ends, shape (N,), score units; -inf allowed.
         upper: upper ends, shape (N,); +inf allowed.
         mos: opinion scores, shape (N,); one image is enough and constant MOS is fine here.
-        score_to_mos: monotone map (N,) -> (N,) from scores to MOS, fixed *before* these scores were seen; a
-            curve fitted to the scores being certified would move with them. None: scores are in MOS units.
+        score_to_mos: monotone map from scores to MOS, element by element of an array of any length, fixed *before*
+            these scores were seen; a curve fitted to the scores being certified would move with them. None: scores
+            are in MOS units.
         hard_bounds: proven range of the metric; replaces infinite ends.
 
     Returns: A number >= 0 in squared MOS units; inf where an infinite end is left and not mapped to a finite
         value.
 
     Raises:
-        UserError: NaN, lower > upper, lengths that differ, no image.
+        UserError: NaN, lower > upper, lengths that differ, no image, or a map that is found to rise and to fall
+            between the ends of the intervals.
 
     Proof. (t - mos_i)^2 is convex in t, so on an interval it is largest at an end; a monotone map takes
     ends to ends; and the images' terms are independent, so all are at their worst at once.
     """
     lo, hi, y = checked_box(lower, upper, mos, hard_bounds, correlation=False)
     if score_to_mos is not None:
-        lo, hi = (np.asarray(score_to_mos(end), dtype=np.float64) for end in (lo, hi))
+        ends = lo, hi
+        lo, hi = (np.asarray(score_to_mos(end), dtype=np.float64) for end in ends)
         if lo.shape != y.shape or np.isnan(lo).any() or np.isnan(hi).any():
             raise UserError(
                 f"score_to_mos must map (N,) scores to (N,) numbers; it gave shape {lo.shape} for "
                 f"{len(y)} scores, or NaN."
             )
+        _check_monotone(score_to_mos, *ends)
     return float(np.mean(np.maximum((lo - y) ** 2, (hi - y) ** 2)))
+
+
+def _check_monotone(score_to_mos: Callable[[Array], ArrayLike], lower: Array, upper: Array) -> None:
+    """Raise UserError where the map both rises and falls over all finite ends and the points midway between them."""
+    ends = np.concatenate([lower, upper])
+    ends = np.unique(ends[np.isfinite(ends)])
+    grid = np.sort(np.concatenate([ends, ends[:-1] + np.diff(ends) / 2]))
+    if len(grid) < 3:
+        return
+    mapped = np.asarray(score_to_mos(grid), dtype=np.float64)
+    if mapped.shape != grid.shape or np.isnan(mapped).any():
+        raise UserError(
+            f"score_to_mos must map {len(grid)} scores to as many numbers; it gave shape {mapped.shape}, or NaN."
+        )
+    with np.errstate(invalid="ignore"):
+        steps = np.nan_to_num(np.diff(mapped), nan=0.0, posinf=np.inf, neginf=-np.inf)  # NaN: from infinite to infinite
+    rounding = 1e-9 * np.abs(mapped[np.isfinite(mapped)]).max(initial=0)
+    if steps.max() > rounding and steps.min() < -rounding:
+        rises, falls = int(np.argmax(steps)), int(np.argmin(steps))
+        raise UserError(
+            f"score_to_mos must be monotone, but it rises from {grid[rises]:g} to {grid[rises + 1]:g} and falls from "
+            f"{grid[falls]:g} to {grid[falls + 1]:g}; give a map that does one of the two."
+        )
 
 
 def checked_box(
@@ -213,8 +241,12 @@ def checked_box(
     if correlation and np.all(y == y[0]):
         raise UserError(f"every MOS is {y[0]:g}: a correlation with constant opinion scores is undefined.")
     if hard_bounds is not None:
-        if not hard_bounds[0] < hard_bounds[1]:
-            raise UserError(f"hard_bounds={hard_bounds} must be (low, high) with low < high.")
+        ends = [end for end in hard_bounds if isinstance(end, numbers.Real)]
+        if len(ends) != 2 or not ends[0] < ends[1]:
+            raise UserError(
+                f"hard_bounds={hard_bounds} must be two numbers (low, high) with low < high; -inf or inf where nothing "
+                "is proven on one side."
+            )
         lo[lo == -np.inf], hi[hi == np.inf] = hard_bounds
     wrong = (lo > hi) | (lo == np.inf) | (hi == -np.inf)
     if wrong.any():

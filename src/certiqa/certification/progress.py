@@ -70,9 +70,12 @@ class Progress:
         self.toss = toss
         self.draws = torch.empty(plan.request.num_samples, device=device)
         self.num_taken = self.num_received = self.look = 0
-        radii = len(plan.request.radii)
-        self.outer, self.joint, self.median = (_no_bounds(count) for count in (radii, radii, 1))
+        self._forget_bounds()
         self.inner_gap = 0.0
+
+    def _forget_bounds(self) -> None:
+        radii = len(self.plan.request.radii)
+        self.outer, self.joint, self.median = (_no_bounds(count) for count in (radii, radii, 1))
 
     def take(self, size: int) -> range:
         """Return the next draws to make, up to the next look."""
@@ -87,7 +90,11 @@ class Progress:
             return None
         ordered = np.sort(self.draws[: self.num_received].double().cpu().numpy())
         failure = self._failure(ordered)
-        stop = "failed" if failure else self._look_at(ordered)
+        stop: str | None = "failed"
+        if failure:
+            self._forget_bounds()  # those of earlier looks too: what they bound is no score
+        else:
+            stop = self._look_at(ordered)
         self.look += 1
         if stop is None:
             return None
@@ -126,9 +133,16 @@ class Progress:
         if plan.joint is not None and plan.request.joint_side is not None:
             self.joint = _sharpen(self.joint, ordered, self._ranks(plan.joint, plan.request.joint_side))
         self.median = _sharpen(self.median, ordered, plan.median[look])
-        if plan.target is not None and (reason := self._reason_to_stop(ordered, plan.target)):
+        reason = None if plan.target is None else self._reason_to_stop(ordered, plan.target)
+        if reason and self._has_all_bounds:
             return reason
         return "n" if self.num_received == plan.request.num_samples else None
+
+    @property
+    def _has_all_bounds(self) -> bool:
+        """Whether no bound is missing of those that all draws have: a stop must not make an image abstain."""
+        asked = (self.outer,) if self.plan.joint is None else (self.outer, self.joint)
+        return bool(np.isfinite(asked).all())
 
     def _ranks(self, table: RankTable, confidence: float) -> RankTable:
         request = self.plan.request

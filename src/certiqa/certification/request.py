@@ -19,6 +19,9 @@ RankTable = NDArray[np.int64]
 class Stopping:
     """When an image has had enough draws, decided at looks whose bounds hold together.
 
+    Whatever the reason, no image stops before every bound that was asked for exists, at all radii and jointly: the
+    farthest radius and the joint confidence set how few draws can be enough.
+
     Args:
         tolerance: certified half-width to reach, as a share of the metric's score range.
         radius: the radius at which it counts; must be among the certified ones.
@@ -42,6 +45,7 @@ class Stopping:
             )
         if self.saturation is not None and not 0 < self.saturation < 1:
             raise UserError(f"certification.saturation={self.saturation} must lie in (0, 1), or be null")
+        look_sizes(self.first_look, self.first_look, self.look_ratio)  # checks both
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class CertificationRequest:
     joint_side: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        if not self.radii:
+            raise UserError("radii is empty; give at least one l2 radius in [0, 1] pixel units, e.g. 0.05")
         at_noise = [radius * self.largest_lipschitz for radius in self.radii]
         ranks.validate_request(at_noise, self.sigma, self.num_samples, self.confidence)
         looks: tuple[int, ...] = (self.num_samples,)
@@ -96,7 +102,8 @@ class CertificationRequest:
             side = ranks.joint_confidence_per_side(self.joint_confidence, self.set_size, len(self.radii))
             object.__setattr__(self, "joint_side", side)
             self._check_joint(at_noise, side)
-        # several looks need no more: the rank that the last look has alone is spent earlier or still there
+        # several looks need no more: the rank that the last look has alone is spent earlier or still there, and no
+        # image stops before it has all of them
 
     def _check_joint(self, at_noise: Sequence[float], side: float) -> None:
         try:

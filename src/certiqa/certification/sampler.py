@@ -123,16 +123,16 @@ def certify(
 
     Raises:
         UserError: before any work, if n draws cannot certify a radius, for duplicate ids or too small a
-            ``set_size``; for NaN scores.
+            ``set_size``, or for numbers that should be whole; for NaN scores.
     """
     smooth = require_certifiable(smooth)
     request = CertificationRequest(
         radii=tuple(float(radius) for radius in np.atleast_1d(np.asarray(radii, dtype=float))),
         sigma=smooth.sigma,
-        num_samples=smooth.num_samples if num_samples is None else int(num_samples),
+        num_samples=smooth.num_samples if num_samples is None else num_samples,
         confidence=confidence,
         joint_confidence=joint_confidence,
-        set_size=len(images) if set_size is None else set_size,
+        set_size=max(1, len(images)) if set_size is None else set_size,
         stopping=stopping,
         randomised=randomised,
         largest_lipschitz=max((smooth.lipschitz(image.shape[-2:]) for image in images), default=1.0),
@@ -143,20 +143,21 @@ def certify(
         if certificate.failure:
             raise UserError(certificate.failure)
     joint = request.joint_side is not None
+    shape = (len(rows), len(request.radii))  # also of no image
     return Certificates(
         score=np.array([row.score for row in rows]),
-        lower=np.array([row.lower for row in rows]),
-        upper=np.array([row.upper for row in rows]),
+        lower=np.array([row.lower for row in rows]).reshape(shape),
+        upper=np.array([row.upper for row in rows]).reshape(shape),
         radii=request.radii,
         sigma=smooth.sigma,
         num_samples=request.num_samples,
         confidence=confidence,
-        joint_lower=np.array([row.joint_lower for row in rows]) if joint else None,
-        joint_upper=np.array([row.joint_upper for row in rows]) if joint else None,
+        joint_lower=np.array([row.joint_lower for row in rows]).reshape(shape) if joint else None,
+        joint_upper=np.array([row.joint_upper for row in rows]).reshape(shape) if joint else None,
         joint_confidence=joint_confidence,
         median_lower=np.array([row.median_lower for row in rows]),
         median_upper=np.array([row.median_upper for row in rows]),
-        draws=np.array([row.draws for row in rows]),
+        draws=np.array([row.draws for row in rows], dtype=np.int64),
         stops=tuple(row.stop for row in rows),
         lipschitz=np.array([row.lipschitz for row in rows]),
     )
@@ -175,7 +176,15 @@ def certify_each(
 
     Images share batches; where a stopping rule lets some finish early, others take their place. Images of different
     sizes are grouped by size. Arguments as for ``certify``; a failed image is yielded with its ``failure``.
+
+    Raises:
+        UserError: as ``certify``; also if the request is for another sigma than the smoothing's.
     """
+    if request.sigma != smooth.sigma:
+        raise UserError(
+            f"the request is for sigma={request.sigma}, but '{smooth.name}' smooths with sigma={smooth.sigma}, "
+            f"and ranks for one bound nothing of the other; make the request with sigma={smooth.sigma}"
+        )
     if request.set_size < len(images):
         raise UserError(
             f"set_size={request.set_size} is less than the {len(images)} images given; joint intervals would not hold"

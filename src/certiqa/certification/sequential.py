@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -41,10 +42,12 @@ def look_sizes(first: int, last: int, ratio: float = 1.1) -> tuple[int, ...]:
 
     >>> look_sizes(100, 1000, 2.0)
     (100, 200, 400, 800, 1000)
+
+    Raises:
+        UserError: a number of draws that is not whole or below 1, or a ratio that is not above 1.
     """
-    if first < 1 or last < 1:
-        raise UserError(f"looks need at least 1 draw, got first={first} and last={last}")
-    if not ratio > 1:
+    _check_looks((first, last))
+    if not 1 < ratio < math.inf:
         raise UserError(f"certification.look_ratio={ratio} must be greater than 1, e.g. 1.1")
     sizes = [min(first, last)]
     while sizes[-1] < last:
@@ -55,16 +58,26 @@ def look_sizes(first: int, last: int, ratio: float = 1.1) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-@lru_cache(maxsize=256)
-def sequential_ranks(radius: float, sigma: float, looks: tuple[int, ...], confidence: float) -> tuple[Ranks, ...]:
+def _check_looks(looks: Sequence[int]) -> None:
+    if not looks or not all(isinstance(n, numbers.Integral) and n >= 1 for n in looks):
+        raise UserError(f"looks (certification.first_look) need whole numbers of draws, at least 1, got {tuple(looks)}")
+
+
+def sequential_ranks(radius: float, sigma: float, looks: Sequence[int], confidence: float) -> tuple[Ranks, ...]:
     """Return for each look the 1-based ranks ``(lower, upper)`` that bound the score within ``radius``.
 
     Each side holds at all looks together with probability ``confidence``; 0 and n + 1 stand for no rank. Arguments
     and the meaning of ranks are those of ``certiqa.certification.order_statistic_ranks``.
 
     Raises:
-        UserError: an argument is out of its range, or ``looks`` does not increase.
+        UserError: an argument is out of its range, or ``looks`` is empty or does not increase.
     """
+    _check_looks(looks)
+    return _sequential_ranks(radius, sigma, tuple(looks), confidence)
+
+
+@lru_cache(maxsize=256)
+def _sequential_ranks(radius: float, sigma: float, looks: tuple[int, ...], confidence: float) -> tuple[Ranks, ...]:
     order_statistic_ranks(radius, sigma, looks[-1], confidence)  # checks the arguments
     share = float(ndtr(-radius / sigma))
     # draws above the p_hi percentile are as likely as draws below the p_lo one: one walk serves both sides

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from certiqa.defenses.purified import Generators, Purifier
 from certiqa.errors import UserError
 
-ROUNDING = 1 + 1e-6  # float32 arithmetic of a step whose norm is computed exactly
+# a margin for the rounding of the norm itself: float64 arithmetic, and weights or responses that are float32. What
+# float32 rounds when the step is applied is no share of the perturbation, and no part of the proof (docs/concepts.md)
+ROUNDING = 1 + 1e-6
 
 
 class LinearStep(Purifier, ABC):
@@ -244,7 +246,7 @@ class LinearOperator(LinearStep):
         super().__init__()
         self.module = module.requires_grad_(False).eval()
         self.batch_size = batch_size
-        self._bounds: dict[tuple[int, ...], float] = {}
+        self._bounds: dict[tuple[int, ...], float] = {}  # of sizes at which it was found linear, each image alone
 
     def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
         """Apply the module."""
@@ -272,7 +274,7 @@ class LinearOperator(LinearStep):
         """Return sqrt(||A||_1 ||A||_inf) >= ||A||_2 for images of this size, computed once.
 
         Raises:
-            UserError: if the module is found not to be linear.
+            UserError: if the module is found not to be linear, or to mix the images of a batch.
         """
         key = tuple(size)
         if key not in self._bounds:
@@ -290,6 +292,13 @@ class LinearOperator(LinearStep):
             raise UserError(
                 f"{type(self.module).__name__} is not linear (A(2x - 3y) differs from 2 A(x) - 3 A(y)): any other step "
                 "before the noise voids the certificate; put it behind the smoothing"
+            )
+        alone = torch.cat([self.forward(x), self.forward(y)])
+        scale = float(alone.abs().max()) + 1e-12
+        if float((self.forward(torch.cat([x, y])) - alone).abs().max()) > 1e-4 * scale:
+            raise UserError(
+                f"{type(self.module).__name__} mixes the images of a batch (two together come out otherwise than one "
+                "by one), so that no bound on one image holds; let it treat each image alone"
             )
 
     def _bound(self, size: Sequence[int]) -> float:

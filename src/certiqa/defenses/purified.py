@@ -5,7 +5,6 @@ A purifier is adaptive ground: an attack's gradient flows through it, or through
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Self
 
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from certiqa.defenses.noise import hashed
 from certiqa.errors import UserError
 from certiqa.metrics.base import QualityMetric, as_metric
 
@@ -81,13 +81,15 @@ class LipschitzSteps(Purifier):
     """Several purifiers in a row, none of them random, whose Lipschitz constants are known and multiply."""
 
     name = "steps"
-    thread_safe = True
 
     def __init__(self, steps: Sequence[Purifier]) -> None:
         super().__init__()
         for step in steps:
             check_before_noise(step)
         self.steps = nn.ModuleList(steps)
+        self.keeps_size = all(step.keeps_size for step in steps)
+        self.overshoots = any(step.overshoots for step in steps)
+        self.thread_safe = all(step.thread_safe for step in steps)
 
     def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
         """Apply all steps in order."""
@@ -257,5 +259,4 @@ def purified_images(defense: nn.Module, images: Tensor, image_ids: Sequence[str]
 
 
 def _key(seed: int, place: int, image_id: str) -> int:
-    text = f"purify|{seed}|{place}|{image_id}".encode(errors="surrogateescape")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+    return hashed(f"purify|{seed}|{place}|", image_id)

@@ -7,6 +7,7 @@ denoiser between noise and metric: Shumitskaya et al., "DMS-IQA", arXiv 2411.125
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Self
@@ -18,6 +19,7 @@ from certiqa.defenses.engine import CPU_BATCH, BatchSize, DrawEngine, Pair, Take
 from certiqa.defenses.noise import fill_noise, noise_key
 from certiqa.defenses.precision import full_float32
 from certiqa.defenses.purified import LipschitzSteps, Purifier
+from certiqa.denoisers.checkpoints import check_sigma
 from certiqa.errors import UserError
 from certiqa.metrics.base import QualityMetric, as_metric
 
@@ -35,7 +37,8 @@ class MedianSmoothing(QualityMetric):
         metric: the metric to defend; stays frozen.
         sigma: standard deviation of the noise, in [0, 1] pixel units.
         num_samples: draws behind one score of ``forward``.
-        denoiser: module ``(N, 3, H, W)`` -> ``(N, 3, H, W)``, frozen here; None for plain MS.
+        denoiser: module ``(N, 3, H, W)`` -> ``(N, 3, H, W)``, frozen here; None for plain MS. One that is known to be
+            trained for another sigma is refused, unless ``load_denoiser`` was told ``allow_sigma_mismatch``.
         clip: clip noisy and denoised images to [0, 1], what metrics expect.
         seed: of the noise.
         batch_size: noisy images per forward pass, which changes scores by rounding only; None for what is fastest:
@@ -70,8 +73,10 @@ class MedianSmoothing(QualityMetric):
         super().__init__()
         if not sigma > 0:
             raise UserError(f"sigma must be positive, in [0, 1] pixel units (e.g. 0.12), got {sigma}")
-        if num_samples < 1 or (batch_size is not None and batch_size < 1):
-            raise UserError(f"num_samples and batch_size must be at least 1, got {num_samples} and {batch_size}")
+        if num_samples < 1 or num_samples % 1 or (batch_size is not None and batch_size < 1):
+            raise UserError(
+                f"num_samples and batch_size must be whole and at least 1, got {num_samples} and {batch_size}"
+            )
         if workers is not None and workers < 1:
             raise UserError(f"workers must be at least 1, got {workers}")
         if precision not in PRECISIONS:
@@ -81,6 +86,8 @@ class MedianSmoothing(QualityMetric):
         self.before = before
         self.sigma = float(sigma)
         self.num_samples = int(num_samples)
+        if denoiser is not None:
+            check_sigma(denoiser, self.sigma)
         self.denoiser = denoiser
         self.clip = clip
         self.seed = int(seed)
@@ -317,16 +324,14 @@ def keep_heads_in_fp32(metric: nn.Module) -> None:
     """
     for module in metric.modules():
         if isinstance(module, nn.Linear) and module.out_features == 1 and not hasattr(module, "leaves_autocast"):
-            module.forward = _outside_autocast(module.forward)  # type: ignore[method-assign, assignment]
+            # a partial of a bound method is copied and pickled with its module; a closure would stay with the original
+            module.forward = functools.partial(_outside_autocast, module.forward)  # type: ignore[method-assign]
             module.leaves_autocast = True  # type: ignore[assignment]
 
 
-def _outside_autocast(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def in_fp32(features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
-            return forward(features.float())
-
-    return in_fp32
+def _outside_autocast(forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        return forward(features.float())
 
 
 def sample_median(scores: Tensor) -> Tensor:

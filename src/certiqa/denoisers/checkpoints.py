@@ -58,11 +58,15 @@ def load_denoiser(
 ) -> nn.Module:
     """Build a denoiser, untrained or with weights.
 
+    One with weights carries ``trained_sigma``, the level (or the range) that its weights say they were trained for, by
+    which ``certiqa.defenses.MedianSmoothing`` refuses to smooth with another.
+
     Args:
         name: architecture, one of ``DENOISERS``; weights that say their own architecture must agree.
         weights: a path, or the name of shipped ones (``shipped_denoisers()``); None leaves it untrained.
-        sigma: noise level it is to serve, in [0, 1] pixel units; weights trained for another are refused.
-        allow_sigma_mismatch: accept weights trained for any level.
+        sigma: noise level it is to serve, in [0, 1] pixel units; weights trained for another are refused at once. None
+            leaves that to the defense.
+        allow_sigma_mismatch: accept weights trained for any level, here and in the defense.
         options: of the architecture.
 
     Raises:
@@ -77,8 +81,10 @@ def load_denoiser(
     options |= json.loads(metadata.get("options", "{}"))
     denoiser = build_denoiser(name, **options)
     load_strictly(denoiser, state, path)
-    if sigma is not None and not allow_sigma_mismatch:
-        check_sigma(metadata.get("sigma"), sigma, path)
+    denoiser.trained_sigma = json.loads(metadata.get("sigma", "null"))
+    denoiser.allow_sigma_mismatch = allow_sigma_mismatch  # type: ignore[assignment]
+    if sigma is not None:
+        check_sigma(denoiser, sigma, f" in '{path}'")
     return denoiser
 
 
@@ -87,20 +93,21 @@ def shipped_denoisers() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*_dms*.safetensors"))
 
 
-def check_sigma(trained: str | None, sigma: float, source: str | Path) -> None:
-    """Refuse a denoiser trained for another noise level.
+def check_sigma(denoiser: nn.Module, sigma: float, source: str = "") -> None:
+    """Raise UserError for a denoiser that is known to be trained for another noise level, unless it was allowed.
 
     Args:
-        trained: the ``sigma`` entry of the checkpoint's metadata (a level or a range); None where it has none.
+        denoiser: any network; nothing is known of one without ``trained_sigma``, a level or a (low, high) range.
         sigma: the smoothing's noise level, in [0, 1] pixel units.
-        source: where the weights come from, for the message.
+        source: where its weights come from, for the message.
     """
-    if trained is None:
+    level = getattr(denoiser, "trained_sigma", None)
+    if level is None or getattr(denoiser, "allow_sigma_mismatch", False):
         return
-    level = json.loads(trained)
-    low, high = level if isinstance(level, list) else (level, level)
+    low, high = level if isinstance(level, list | tuple) else (level, level)
     if not low - 1e-9 <= sigma <= high + 1e-9:
         raise UserError(
-            f"the denoiser in '{source}' was trained for sigma={level}, but sigma={sigma} is asked for; "
-            f"train one for sigma={sigma}, or accept it with denoiser.allow_sigma_mismatch=true"
+            f"the denoiser{source} was trained for sigma={level}, but sigma={sigma} is asked for; train one for "
+            f"sigma={sigma}, or accept it with denoiser.allow_sigma_mismatch=true "
+            "(load_denoiser(..., allow_sigma_mismatch=True))"
         )
