@@ -253,6 +253,33 @@ def test_the_hash_ignores_where_and_how_fast(composed, change):
     assert identity.config_hash(composed()) == identity.config_hash(composed(change))
 
 
+@pytest.mark.parametrize(
+    ("task", "options", "expected"),
+    [
+        ("train", [], "0ca1a46a"),
+        ("evaluate", [], "9cfb57f0"),
+        ("train", ["attack=ifgsm"], "3dabd99b"),
+        ("evaluate", ["attack=ifgsm"], "33d17bf8"),
+        ("evaluate", ["attack=ifgsm", "callbacks.attacks.save_images=true"], "33d17bf8"),
+    ],
+)
+def test_the_runs_that_there_are_keep_their_names(composed, task, options, expected):
+    assert identity.config_hash(composed(*options, name=task)) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "instead"),
+    [
+        ("callbacks.attacks.direction=lower", "set attack.direction=lower"),
+        ("callbacks.attacks.aim=undefended", "set attack.aim=undefended"),
+        ("callbacks.attacks.seed=3", "set seed=3"),
+    ],
+)
+def test_an_attack_is_not_changed_behind_the_runs_name(composed, change, instead):
+    with pytest.raises(UserError, match=instead):
+        identity.config_hash(composed("attack=ifgsm", change))
+
+
 @pytest.mark.parametrize("option", ["koniq", "kadid", "spaq", "nips2017"])
 def test_where_a_data_set_lies_is_no_part_of_a_run_but_how_it_is_split_is(composed, option):
     plain = identity.config_hash(composed(f"data={option}"))

@@ -16,6 +16,7 @@ from certiqa.evaluation import (
     fit_logistic4,
     krocc,
     logistic4,
+    mean_interval,
     measures,
     plcc,
     plcc_logistic,
@@ -100,6 +101,29 @@ def test_plcc_after_the_logistic_ignores_units_and_beats_plcc_on_a_curve():
     assert plcc_logistic(x, 20 * mos + 3) == pytest.approx(fitted, abs=1e-4)
 
 
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_the_interval_of_a_mean_is_students(level):
+    values = np.random.default_rng(4).normal(2, 3, 7)
+    expected = stats.t.interval(level, 6, values.mean(), stats.sem(values))
+    assert mean_interval(values, level) == pytest.approx(expected)
+    assert mean_interval(values) == mean_interval(values, 0.95)
+
+
+def test_the_interval_of_a_mean_covers_as_often_as_it_says_for_five_images():
+    samples = np.random.default_rng(5).normal(3, 2, (4000, 5))
+    low, high = np.array([mean_interval(sample) for sample in samples]).T
+    inside = int(((low <= 3) & (high >= 3)).sum())
+    assert 0.005 < stats.binom.cdf(inside, 4000, 0.95) < 0.995
+    percentile = [bootstrap_interval(np.mean, sample, repeats=200) for sample in samples[:400]]
+    assert np.mean([low <= 3 <= high for low, high in percentile]) < 0.9, "what the bootstrap falls short by"
+
+
+def test_the_interval_of_a_mean_that_has_none_is_nan():
+    for values in ([], [1.0], [1.0, np.nan, 2.0]):
+        assert np.isnan(mean_interval(values)).all()
+    assert mean_interval([2.0, 2.0]) == (2, 2)
+
+
 def test_bootstrap_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(2)
     inside = 0
@@ -123,6 +147,33 @@ def test_bootstrap_rows_are_drawn_together_and_seeded():
     low, high = bootstrap_interval(srocc, x, noisy, repeats=300, level=0.5)
     wider = bootstrap_interval(srocc, x, noisy, repeats=300, level=0.95)
     assert wider[0] < low < srocc(x, noisy) < high < wider[1]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: bootstrap_interval(srocc, [1, 2, 3], [1, 2, 3, 4]), r"all of one length, got \(3,\), \(4,\)"),
+        (lambda: bootstrap_interval(np.mean, 3.0), r"one entry for each image, .*got \(\)"),
+        (lambda: bootstrap_interval(np.mean), "got none"),
+        (lambda: bootstrap_interval(np.mean, [1, 2], level=95), r"must lie in \(0, 1\), e.g. 0.95, got 95"),
+        (lambda: mean_interval([1, 2], level=1), r"must lie in \(0, 1\)"),
+        (lambda: mean_interval([[1, 2]]), r"one \(N,\) array, got shape \(1, 2\)"),
+        (lambda: fit_logistic4([1, 2, 3, 4, np.nan], [1, 2, 3, 4, 5]), "finite"),
+        (lambda: fit_logistic4([1, 2], [1, 2]), "at least 4 images, got 2"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_measures_of_what_is_not_finite_are_nan(value):
+    bad, good = [1.0, 2.0, value, 4.0, 5.0, 6.0], [1.0, 2.0, 3.0, 4.0, 6.0, 5.0]
+    for pair in ((bad, good), (good, bad)):
+        assert np.isnan(plcc_logistic(*pair))
+    assert np.isnan(bootstrap_interval(np.mean, [])).all()
+    assert np.isnan(bootstrap_interval(plcc, [1.0, 1.0], [1.0, 2.0])).all()
 
 
 def test_the_examples_in_the_docstrings():

@@ -84,13 +84,32 @@ def test_what_a_defense_removes():
     assert math.isnan(neutralised([1, 2], [1, 2], [1, 2], [1, 2]))
 
 
-def test_bad_input_is_named():
-    with pytest.raises(UserError, match=r"\(3,\) and \(2,\)"):
-        absolute_gain(CLEAN, [1, 2], score_range=RANGE)
-    with pytest.raises(UserError, match="low < high"):
-        robustness_score(CLEAN, ATTACKED, score_range=(1, 1))
-    with pytest.raises(UserError, match="wasserstein or energy"):
-        score_distance(CLEAN, ATTACKED, score_range=RANGE, kind="l2")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: absolute_gain(CLEAN, [1, 2], score_range=RANGE), r"\(3,\) and \(2,\)"),
+        (lambda: robustness_score(CLEAN, ATTACKED, score_range=(1, 1)), "low < high"),
+        (lambda: score_distance(CLEAN, ATTACKED, score_range=RANGE, kind="l2"), "wasserstein or energy"),
+        (lambda: neutralised([1, 2], [1, 2], [1], [3]), r"one length, got \(2,\), \(2,\), \(1,\), \(1,\)"),
+        (lambda: neutralised([[1, 2]], [[1, 2]], [[1, 2]], [[2, 2]]), r"got \(1, 2\)"),
+        (lambda: fitted_range([]), r"at least one clean score, .*got shape \(0,\)"),
+        (lambda: fitted_range([1.0, math.nan]), "all finite"),
+        (lambda: image_distances(torch.rand(3, 8, 8), torch.rand(3, 8, 9)), r"\(3, 8, 8\) and \(3, 8, 9\)"),
+        (lambda: image_distances(*torch.rand(2, 1, 3, 8, 8)), "one by one"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
+
+
+def test_what_has_no_meaning_is_nan():
+    below = relative_gain([-100.0, -250.0, 0.0], [0.0, 0.0, 50.0], score_range=RANGE)
+    np.testing.assert_array_equal(below, [math.nan, math.nan, 0.5])
+    assert math.isnan(neutralised([], [], [], []))
+    small = image_distances(torch.zeros(3, 6, 20), torch.ones(3, 6, 20) / 2)
+    assert math.isnan(small.pop("ssim"))
+    assert small["linf"] == 0.5
 
 
 def test_distances_between_images():

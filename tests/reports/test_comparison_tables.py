@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from certiqa.evaluation.records import to_table
 from certiqa.reports import write_comparison
 from certiqa.reports.comparison import significance
 from certiqa.reports.comparison.columns import build_table
 from certiqa.reports.comparison.exports import latex, to_csv, to_latex, to_markdown
-from certiqa.reports.comparison.gather import gather, notes_on
+from certiqa.reports.comparison.gather import ComparedRun, gather, notes_on
 from certiqa.reports.comparison.significance import compare, marks_of, paired_bootstrap
 
 FACTS = {"resamples": 300, "seed": 0}
@@ -252,6 +253,21 @@ def test_csv_holds_every_run_and_figure(sweep):
     assert rows["random"]["random_weights"] == "True"
     assert rows["going_on"]["status"] == "unfinished"
     assert rows["going_on"]["srocc"] == ""
+
+
+@pytest.mark.parametrize(("kept", "expected"), [(True, [0.2, -0.1]), (False, [0.2, 0.3])])
+def test_the_gain_of_an_image_is_that_of_the_attack_that_did_what_it_was_to_do(tmp_path, kept, expected):
+    rows = [
+        {"image_id": image_id, "attack": attack, "score": 3.0, "score_attacked": 3.0 + 4 * gain, "wanted": wanted}
+        for image_id, wanted, gains in (("a", 1, (0.2, -0.15)), ("b", -1, (0.3, -0.1)))
+        for attack, gain in zip(("one", "two"), gains, strict=True)
+    ]
+    failed = {"image_id": "a", "attack": "three", "score": 3.0, "score_attacked": np.inf, "wanted": 1}
+    records = to_table([*rows, failed])
+    run = ComparedRun(tmp_path, "run", {"metric_range": [1, 5]}, records if kept else records.drop(columns="wanted"))
+    found = significance.gains(run, None)["gain"].sort_index()
+    assert found.index.tolist() == ["a", "b"]
+    assert found.tolist() == pytest.approx(expected)
 
 
 def test_latex_is_a_booktabs_table(sweep):

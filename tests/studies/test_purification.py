@@ -23,6 +23,7 @@ from certiqa.evaluation import srocc
 from certiqa.reports.study import write_study_report
 from certiqa.studies import PurificationStudy, grid, study_figures
 from certiqa.studies.figures import best_strengths
+from certiqa.studies.kept import mark
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -169,6 +170,65 @@ def test_parts_of_other_settings_are_not_taken(tmp_path, curved_metric, batches)
     assert not np.allclose(gains(2 / 255), first)
     assert not np.allclose(gains(8 / 255, amount=3), first)
     np.testing.assert_array_equal(gains(8 / 255), first)
+
+
+def halved(images):
+    return torch.full((len(images),), 4 / 255)
+
+
+def far(attacked, clean):
+    return (attacked - clean).abs().flatten(1).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("mifgsm", {"decay": 1.0}, {"decay": 0.0}),
+        ("mifgsm", {}, {"normalise": False}),
+        ("amifgsm", {}, {"eps_of": halved}),
+        ("zhang", {"distance": "ssim"}, {"distance": far}),
+    ],
+)
+def test_parts_of_an_attack_with_another_inner_option_are_not_taken(tmp_path, curved_metric, batches, name, one, other):
+    def made(options):
+        chosen = PurificationStudy({"flip": {}}, {"mine": load_attack(name, steps=4, **options)})
+        records = chosen.run(curved_metric, batches, tmp_path)
+        return len(list(tmp_path.rglob("cells/**/mine-*.parquet"))), records
+
+    count, first = made(one)
+    again, second = made(one)
+    assert count == again == 2, "transfer and adaptive, not made again"
+    pd.testing.assert_frame_equal(first, second)
+    assert made(other)[0] == 4
+
+
+def test_a_study_keeps_nothing_under_a_function_without_a_name(tmp_path, curved_metric, batches):
+    attack = load_attack("zhang", steps=2, distance=lambda attacked, clean: far(attacked, clean))
+    with pytest.raises(UserError, match="has no name of its own; define the function at the top of a module"):
+        PurificationStudy({"flip": {}}, {"mine": attack}).run(curved_metric, batches, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"), [("lower_better", True), ("score_range", (0, 2)), ("hard_bounds", None), ("backward", "none")]
+)
+def test_a_metric_of_another_scale_or_gradient_has_parts_of_its_own(curved_metric, fact, value):
+    defended = PurifiedMetric(curved_metric, load_purifier("flip"))
+    before = mark(defended, "data"), mark(curved_metric, "data")
+    for module in (defended, curved_metric):
+        setattr(module, fact, value)
+    assert mark(defended, "data") != before[0]
+    assert mark(curved_metric, "data") != before[1]
+
+
+def test_a_picture_without_a_score_is_shown_without_one(tmp_path, curved_metric, batches):
+    chosen = study()
+    chosen.run(curved_metric, batches, tmp_path)
+    kept = chosen.kept(curved_metric, tmp_path, "ifgsm", "")
+    chosen.kept = lambda *arguments: kept  # the attack made while the metric was whole
+    with torch.no_grad():
+        next(curved_metric.parameters()).fill_(torch.nan)
+    pictures = chosen.gallery(curved_metric, batches, chosen.cells, tmp_path, "ifgsm")
+    assert {picture["score"] for picture in pictures} == {None}
 
 
 def test_what_needs_a_whole_set_is_refused():

@@ -28,6 +28,8 @@ class AttackResult:
         forward_calls: images scored without a gradient.
         gradient_calls: images scored with one.
         failed: ``(N,)``, images where a gradient or score was not finite.
+        flat: ``(N,)``, images where a gradient was zero short of the best score there is; None of a suite.
+        exploding: ``(N,)``, images where a gradient exploded; None where that is not known.
         rises: ``(N, 2)``, by how much J had risen after the first step and before the last one, as a share of the
             range; None where the attack does not climb J by itself, step by step.
         notes: what a reader should know, e.g. that gradients were zero.
@@ -38,6 +40,8 @@ class AttackResult:
     forward_calls: int
     gradient_calls: int
     failed: Tensor
+    flat: Tensor | None = None
+    exploding: Tensor | None = None
     rises: Tensor | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -130,6 +134,7 @@ class Attack:
         result = AttackResult(attacked, unrounded, target.forward_calls, target.gradient_calls, target.failed)
         if self.uses_gradient and self.norm in ("linf", "l2") and len(target.trace) >= 3:
             result.rises = torch.stack([target.trace[1], target.trace[-1]], dim=1) - target.trace[0][:, None]
+        result.flat, result.exploding = target.flat, self.explodes(target)
         result.notes = self.remarks(target)
         return result
 
@@ -158,6 +163,13 @@ class Attack:
         """Return images rounded to 8 bits, whatever the budget."""
         return (attacked * 255).round() / 255
 
+    def explodes(self, target: Target) -> Tensor:
+        """Return the images ``(N,)`` whose gradient promises more than any score can do."""
+        if target.targets is not None or not target.metric.range_width:
+            return torch.zeros_like(target.failed)
+        # J is a share of the range, so this is what one 8-bit step of every pixel would do to first order
+        return target.steepest / 255 > EXPLODING
+
     def remarks(self, target: Target) -> list[str]:
         """Return what a reader should know of this run."""
         notes = []
@@ -167,9 +179,8 @@ class Attack:
                 f"{self.name}: the gradient was zero for {count} of {len(target)} images (masked, or at a flat spot); "
                 "a black-box attack may do better"
             )
-        # J is a share of the range, so this is what one 8-bit step of every pixel would do to first order
-        exploding = target.steepest / 255 > EXPLODING
-        if target.targets is None and target.metric.range_width and bool(exploding.any()):
+        exploding = self.explodes(target)
+        if bool(exploding.any()):
             notes.append(
                 f"{self.name}: the gradient explodes for {int(exploding.sum())} of {len(target)} images: it promises "
                 f"more than {EXPLODING} times the range from one 8-bit step, so its direction says little"

@@ -173,7 +173,7 @@ class RankInversion(SetAttack):
             attacked = self.rounded(unrounded, clean) if self.rounds else unrounded
             failed, flat = torch.from_numpy(bad[:, [places[name] for name in chosen]]).to(device)
             count = len(chosen)
-            result = AttackResult(attacked, unrounded, count * (self.steps + 1), count * self.steps, failed)
+            result = AttackResult(attacked, unrounded, count * (self.steps + 1), count * self.steps, failed, flat)
             summary = Target(metric, clean, image_ids=chosen)
             summary.failed, summary.flat = failed, flat
             result.notes = self.remarks(summary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import math
@@ -20,13 +21,16 @@ from torch import Tensor
 from certiqa.attacks import Attack, AttackResult, SetAttack, UniversalAttack
 from certiqa.attacks.planning import FEWEST
 from certiqa.attacks.suite import members, noise_like
+from certiqa.attacks.target import Target
 from certiqa.callbacks.gallery import save_picture
 from certiqa.callbacks.progress import side_bar
 from certiqa.callbacks.records import Records
 from certiqa.defenses import purified_images
 from certiqa.errors import UserError
+from certiqa.evaluation.attacked import GRADIENTS
 from certiqa.evaluation.distances import image_distances
 from certiqa.evaluation.records import NO_ATTACK, RecordStore, plain, read_lines
+from certiqa.metrics import QualityMetric
 from certiqa.storage.files import write_aside
 from certiqa.training import DefenseModule
 
@@ -218,7 +222,21 @@ class Attacks(pl.Callback):
             result = attack.craft(aim, images.clone(), self.direction, image_ids=ids, seed=self.seed)
         seconds = (time.perf_counter() - started) / len(ids)
         self.tell(result)
-        return self.judge(module, images, result, facts, seconds)
+        wanted = self.wanted(aim, attack, images, ids)
+        judged = self.judge(module, images, result, facts, seconds)
+        return [{**row, "wanted": sign} for row, sign in zip(judged, wanted, strict=True)]
+
+    @torch.no_grad()
+    def wanted(self, aim: QualityMetric, attack: Attack, images: Tensor, ids: list[str]) -> list[int]:
+        """Return +1 where an attack was to raise quality and -1 where to lower it, by the draws it decided with."""
+        target = Target(
+            *(aim, images, self.direction),
+            image_ids=ids,
+            seed=self.seed,
+            eot_samples=attack.eot_samples,
+            through=attack.through,
+        )
+        return [int(sign) * aim.quality_sign for sign in target.signs.tolist()]
 
     @torch.no_grad()
     def judge(
@@ -242,21 +260,29 @@ class Attacks(pl.Callback):
         rows = []
         for place, image_id in enumerate(ids):
             row: dict[str, Any] = {key: plain(float(values[place])) for key, values in scores.items()}
-            row |= image_distances(images[place], result.images[place])
+            row |= {key: plain(value) for key, value in image_distances(images[place], result.images[place]).items()}
             if result.rises is not None:
                 row["rise_first"], row["rise_last"] = (plain(float(rise)) for rise in result.rises[place])
             for ending, pictured in zip(("purified", "purified_clean"), purified, strict=True):
                 if pictured is not None and pictured.shape == images.shape:
                     distances = image_distances(images[place], pictured[place])
-                    row |= {f"{name}_{ending}": distances[name] for name in ("psnr", "ssim")}
+                    row |= {f"{name}_{ending}": plain(distances[name]) for name in ("psnr", "ssim")}
             row |= {
                 "forward_calls": result.forward_calls / len(ids),
                 "gradient_calls": result.gradient_calls / len(ids),
                 "seconds": seconds,
             }
+            row |= {
+                name: bool(marked[place])
+                for name, marked in zip(GRADIENTS, (result.flat, result.exploding, result.failed), strict=True)
+                if marked is not None
+            }
             attacked = float(scores["score_attacked"][place])
-            if bool(result.failed[place]) or not math.isfinite(attacked):
-                row["failure"] = f"attack '{facts[place]['attack']}' met a gradient or score that is not finite"
+            if not math.isfinite(attacked):
+                label = facts[place]["attack"]
+                row["failure"] = (
+                    f"metric '{module.defense.name}' scored {attacked} on {ids[place]} under attack '{label}'"
+                )
             if self.save_images:
                 row["attacked_path"] = self.save(result.images[place], facts[place]["attack"], image_id)
             rows.append(row)
@@ -275,7 +301,7 @@ class Attacks(pl.Callback):
             if any(panel["label"] == label for panel in entry["panels"]):
                 continue
             difference = (0.5 + 10 * (attacked - images[place])).clamp(0, 1)
-            score = float(module.base_metric(attacked[None])[0])
+            score = plain(float(module.base_metric(attacked[None])[0]))
             for name, picture, value in ((label, attacked, score), (f"{label}, x10", difference, None)):
                 file = f"gallery/{number}-{file_name(name)}.png"
                 save_picture(self.folder / file, picture)
@@ -286,8 +312,7 @@ class Attacks(pl.Callback):
 
     def save(self, image: Tensor, label: str, image_id: str) -> str:
         """Write one attacked image as PNG and its line of the manifest; returns its path in the run's folder."""
-        name = re.sub(r"[^\w.-]+", "_", image_id).removesuffix(".png")
-        path = self.folder / "attacked" / file_name(label) / f"{name}.png"
+        path = self.folder / "attacked" / file_name(label) / picture_name(image_id)
         try:
             save_picture(path, image)
             manifest = self.folder / "attacked" / "manifest.csv"
@@ -334,6 +359,15 @@ class Chosen:
                 "image_id": [batch["image_id"][row] for row in rows],
                 "mos_normalised": batch["mos_normalised"][rows],
             }
+
+
+def picture_name(image_id: str) -> str:
+    """Return the PNG's name of an image, its own: where the id is no file's name, with a hash of it."""
+    name = re.sub(r"[^\w.-]+", "_", image_id).removesuffix(".png")[:100]
+    if f"{name}.png" != image_id:
+        digest = hashlib.blake2b(image_id.encode(errors="surrogateescape"), digest_size=4).hexdigest()
+        name = f"{name}-{digest}"
+    return f"{name}.png"
 
 
 def file_name(label: str) -> str:

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -166,8 +167,8 @@ class GaussianBlur(LinearStep):
     def __init__(self, kernel: int = 3, sigma: float | None = None) -> None:
         super().__init__()
         self.kernel = odd(kernel, "gaussian_blur.kernel")
-        if sigma is not None and not sigma > 0:
-            raise UserError(f"gaussian_blur.sigma must be positive, in pixels, got {sigma}")
+        if sigma is not None and not (isinstance(sigma, Real) and sigma > 0):
+            raise UserError(f"gaussian_blur.sigma must be positive, in pixels, got {sigma!r}")
         self.sigma = 0.3 * ((self.kernel - 1) / 2 - 1) + 0.8 if sigma is None else float(sigma)
         self.min_size = self.kernel // 2 + 1
 
@@ -184,8 +185,8 @@ class GaussianBlur(LinearStep):
 
 def odd(kernel: int, option: str) -> int:
     """Return a window's side; raises UserError unless it is odd and positive."""
-    if kernel != int(kernel) or kernel < 1 or kernel % 2 == 0:
-        raise UserError(f"{option} must be odd and at least 1 (1, 3, 5, ...), got {kernel}")
+    if not isinstance(kernel, Real) or kernel != int(kernel) or kernel < 1 or kernel % 2 == 0:
+        raise UserError(f"{option} must be odd and at least 1 (1, 3, 5, ...), got {kernel!r}")
     return int(kernel)
 
 

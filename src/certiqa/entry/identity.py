@@ -46,10 +46,16 @@ NOT_SEMANTIC = (
     "trainer.enable_model_summary",
 )
 """Keys that change where, how fast or how visibly a run computes, but not what."""
+REPEATED = {"direction": "attack.direction", "aim": "attack.aim", "seed": "seed"}
+"""What ``callbacks.attacks`` repeats of other keys, which alone count."""
 
 
 def semantic_config(config: DictConfig) -> dict[str, Any]:
-    """Return the part of a composed config that decides the numbers, resolved."""
+    """Return the part of a composed config that decides the numbers, resolved.
+
+    Raises:
+        UserError: the attack is changed in its callback, where no name of a run and no report would say so.
+    """
     copy = OmegaConf.create({key: config._get_node(key) for key in config if key != "hydra"})
     copy.name = ""
     copy.paths = dict.fromkeys(config.paths, "")
@@ -57,6 +63,7 @@ def semantic_config(config: DictConfig) -> dict[str, Any]:
     assert isinstance(chosen, dict)
     if chosen.get("optimise") is None:
         chosen.pop("optimise", None)  # the runs from before this key was there keep their names
+    check_attacks(chosen)
     for dotted in NOT_SEMANTIC:
         if dotted == "data.root" and chosen["data"].get("name") == "folder":
             continue  # elsewhere it says where a data set is, here which one
@@ -66,6 +73,20 @@ def semantic_config(config: DictConfig) -> dict[str, Any]:
             section = section.get(parent) or {}
         section.pop(leaf, None)
     return {str(key): value for key, value in chosen.items()}
+
+
+def check_attacks(chosen: dict[Any, Any]) -> None:
+    """Raise UserError where ``callbacks.attacks`` attacks otherwise than the keys say that it repeats."""
+    callback = (chosen.get("callbacks") or {}).get("attacks") or {}
+    for option, dotted in REPEATED.items():
+        said: Any = chosen
+        for part in dotted.split("."):
+            said = said.get(part) if isinstance(said, dict) else None
+        if option in callback and callback[option] != said:
+            raise UserError(
+                f"callbacks.attacks.{option}={callback[option]} would attack otherwise than {dotted}={said} says, in "
+                f"the folder of that run; set {dotted}={callback[option]}"
+            )
 
 
 def flat_identity(config: DictConfig) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from certiqa.evaluation import measures
-from certiqa.evaluation.measures import bootstrap_interval
+from certiqa.evaluation.measures import mean_interval
 from certiqa.evaluation.purification import purification_gains, purification_sroccs, quality_score
 from certiqa.evaluation.ranking import ranking_figures
 from certiqa.evaluation.records import NO_ATTACK
@@ -25,14 +24,25 @@ from certiqa.evaluation.robustness import (
 from certiqa.evaluation.scale import Range, score_to_mos
 from certiqa.metrics import QualityMetric
 
+GRADIENTS = {
+    "gradient_zero": "the gradient was zero for {} (masked, or at a flat spot); a black-box attack may do better",
+    "gradient_exploding": "the gradient explodes for {}, so that its direction says little",
+    "gradient_not_finite": "a gradient or score on the way was not finite for {}; it counted as zero, and they are in "
+    "the figures",
+}
+"""Columns that say what was wrong with an image's gradients, and the warning of it: they take no image out."""
 MEASURED = (
     *("score_unrounded", "score_noise", "score_attacked_undefended"),
     *("forward_calls", "gradient_calls", "seconds"),
     *("rise_first", "rise_last"),
     *("ssim_purified", "psnr_purified", "ssim_purified_clean", "psnr_purified_clean"),
-    *("target", "set_size"),
+    *("target", "set_size", "wanted"),
+    *GRADIENTS,
 )
-"""Columns that only attacked images have."""
+"""Columns that only attacked images have.
+
+``wanted`` is +1 where quality was to rise and -1 where it was to fall, empty for attacks on a whole set.
+"""
 NOTABLE = 0.02
 """Share of the range by which one attack must beat another before a reader is warned."""
 WORST = "worst"
@@ -48,35 +58,53 @@ def summarise_attacks(table: pd.DataFrame, metric: QualityMetric, mos_range: Ran
         mos_range: scale (low, high) of the opinion scores, which count as they are: higher = better.
 
     Returns:
-        flat keys ``attack_<figure>_<attack>``, ``attacks`` (their names) and ``attack_warnings``. Attacks on a whole
-        set have those of ``certiqa.evaluation.ranking.ranking_figures`` too.
+        flat keys ``attack_<figure>_<attack>``, ``attacks`` (their names) and ``attack_warnings``. ``num_failed`` counts
+        the images without a finite score, which are left out of the other figures. Attacks on a whole set have the
+        figures of ``certiqa.evaluation.ranking.ranking_figures`` too.
     """
     attacked = table[table["attack"] != NO_ATTACK]
     attacked = attacked.reindex(columns=[*table.columns, *(name for name in MEASURED if name not in table.columns)])
-    if attacked["score_attacked"].isna().all():
+    if attacked.empty:
         return {}
     names = sorted(attacked["attack"].unique())
     summary: dict[str, Any] = {"attacks": names, "attack_warnings": []}
     for name in names:
         rows = attacked[attacked["attack"] == name]
-        good = rows[rows["failure"].isna() & rows[["score", "score_attacked"]].notna().all(axis=1)]
+        good = scored(rows)
         figures = attack_figures(good, metric) | {"num_failed": len(rows) - len(good)}
         if rows["set_size"].notna().any():
             figures |= set_figures(good, metric, mos_range)
         summary |= {f"attack_{key}_{name}": value for key, value in figures.items()}
-        summary["attack_warnings"] += warnings_of(name, figures)
+        summary["attack_warnings"] += warnings_of(name, figures) + gradient_warnings(name, rows)
     summary["attack_warnings"] += sibling_warnings({name: figures_of(summary, name) for name in names})
     if len(names) > 1:
-        worst = worst_case(attacked[attacked["failure"].isna() & attacked["score"].notna()], metric)
+        worst = worst_case(scored(attacked), metric.quality_sign)
         summary |= {f"attack_{key}_{WORST}": value for key, value in attack_figures(worst, metric).items()}
     return summary
 
 
-def worst_case(attacked: pd.DataFrame, metric: QualityMetric) -> pd.DataFrame:
-    """Return for every image the row of the attack that moved its defended score most, in quality's direction."""
-    gain = metric.quality_sign * (attacked["score_attacked"] - attacked["score"])
-    order = gain.abs().sort_values(ascending=False, kind="stable").index
-    return attacked.loc[order].drop_duplicates("image_id").sort_values("image_id")
+def scored(attacked: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of attacked images whose defended scores, clean and attacked, are finite: those that count."""
+    finite = np.isfinite(attacked[["score", "score_attacked"]].to_numpy(float)).all(axis=1)
+    return attacked.loc[finite]
+
+
+def worst_case(attacked: pd.DataFrame, quality_sign: int) -> pd.DataFrame:
+    """Return for every image the row of the attack that moved its defended score furthest the way it was to go.
+
+    An attack that moved a score the wrong way did no harm, however far. What has no way to go, an attack on a whole set
+    or a record from before ``wanted`` was kept, counts by the size of the change.
+
+    Args:
+        attacked: rows of ``scored``, with "image_id", of all attacks.
+        quality_sign: of the metric: -1 where lower scores are better.
+    """
+    gain = quality_sign * (attacked["score_attacked"] - attacked["score"]).astype(float)
+    reached = gain.abs()
+    if "wanted" in attacked:
+        reached = (attacked["wanted"].astype(float) * gain).fillna(reached)
+    order = np.argsort(-reached.to_numpy(), kind="stable")
+    return attacked.iloc[order].drop_duplicates("image_id").sort_values("image_id")
 
 
 def attack_figures(rows: pd.DataFrame, metric: QualityMetric) -> dict[str, Any]:
@@ -102,13 +130,13 @@ def attack_figures(rows: pd.DataFrame, metric: QualityMetric) -> dict[str, Any]:
     scale, lower = metric.score_range, metric.lower_better
     gain = absolute_gain(clean, attacked, score_range=scale, lower_better=lower)
     figures["gain"] = float(gain.mean())
-    figures["gain_low"], figures["gain_high"] = interval(gain)
+    figures["gain_low"], figures["gain_high"] = mean_interval(gain)
     relative = relative_gain(clean, attacked, score_range=scale, lower_better=lower)
     figures["relative_gain"] = float(relative.mean())
-    figures["relative_gain_low"], figures["relative_gain_high"] = interval(relative)
+    figures["relative_gain_low"], figures["relative_gain_high"] = mean_interval(relative)
     robustness = robustness_score(clean, attacked, score_range=scale)
     figures["robustness_score"] = float(robustness.mean())
-    figures["robustness_score_low"], figures["robustness_score_high"] = interval(robustness)
+    figures["robustness_score_low"], figures["robustness_score_high"] = mean_interval(robustness)
     figures["gain_of_range"] = float(relative_gain_of_range(clean, attacked, score_range=scale).mean())
     figures["mae"] = mean_absolute_change(clean, attacked, score_range=scale)
     for kind in ("wasserstein", "energy"):
@@ -179,11 +207,6 @@ def correlations(rows: pd.DataFrame, clean: np.ndarray, attacked: np.ndarray) ->
     return found
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of a mean."""
-    return bootstrap_interval(np.mean, values) if len(values) > 1 else (math.nan, math.nan)
-
-
 def warnings_of(name: str, figures: dict[str, Any]) -> list[str]:
     """Return what speaks against taking an attack's figures for the worst that can happen."""
     found = []
@@ -193,7 +216,7 @@ def warnings_of(name: str, figures: dict[str, Any]) -> list[str]:
     if gain is not None and noise is not None and abs(gain) <= abs(noise):
         found.append(f"{name} moves scores by no more than noise of the same norm: it is masked, or too weak")
     if figures["num_failed"]:
-        found.append(f"{name}: {figures['num_failed']} images met a gradient or score that is not finite")
+        found.append(f"{name}: {figures['num_failed']} images have no finite score, they are left out of its figures")
     first, last = figures.get("rise_first"), figures.get("rise_last")
     if first is not None and last is not None and last < first - NOTABLE:
         found.append(
@@ -202,6 +225,18 @@ def warnings_of(name: str, figures: dict[str, Any]) -> list[str]:
             "steps, or another defense.backward"
         )
     return found
+
+
+def gradient_warnings(name: str, rows: pd.DataFrame) -> list[str]:
+    """Return on how many images an attack's gradients were not what it needs, which its figures do not show."""
+    flags = rows[[*GRADIENTS]].eq(True)
+    # earlier runs kept such an image as failed, with the score that it got
+    flags["gradient_not_finite"] |= rows["failure"].notna() & rows.index.isin(scored(rows).index)
+    return [
+        f"{name}: {text.format(f'{flags[flag].sum()} of {len(rows)} images')}"
+        for flag, text in GRADIENTS.items()
+        if flags[flag].any()
+    ]
 
 
 def figures_of(summary: dict[str, Any], name: str) -> dict[str, float]:

@@ -30,8 +30,17 @@ def _shares(clean: ArrayLike, attacked: ArrayLike, score_range: Range) -> tuple[
 
 
 def fitted_range(clean: ArrayLike) -> Range:
-    """Return (least, greatest) clean score: the scale of the MSU benchmark; a constant gets a width of 1."""
+    """Return (least, greatest) clean score: the scale of the MSU benchmark; a constant gets a width of 1.
+
+    Raises:
+        UserError: no score, or one that is not finite.
+    """
     scores = np.asarray(clean, dtype=np.float64)
+    if scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
+        raise UserError(
+            f"a range is fitted to at least one clean score, (N,) and all finite, got shape {scores.shape}; leave out "
+            "images without a score, or give the metric's own range"
+        )
     low, high = float(scores.min()), float(scores.max())
     return (low, high) if high > low else (low, low + 1.0)
 
@@ -47,9 +56,13 @@ def absolute_gain(clean: ArrayLike, attacked: ArrayLike, *, score_range: Range, 
 
 
 def relative_gain(clean: ArrayLike, attacked: ArrayLike, *, score_range: Range, lower_better: bool = False) -> Array:
-    """Return each image's gain ``(N,)`` over one plus its clean share, the normalised form of the MSU benchmark."""
+    """Return each image's gain ``(N,)`` over one plus its clean share, the normalised form of the MSU benchmark.
+
+    NaN where the clean score is a whole range below the range or farther, a share of -1: there it has no meaning.
+    """
     first, second = _shares(clean, attacked, score_range)
-    return (second - first) / (first + 1) * (-1 if lower_better else 1)
+    over = np.where(first > -1, first + 1, np.nan)
+    return (second - first) / over * (-1 if lower_better else 1)
 
 
 def robustness_score(clean: ArrayLike, attacked: ArrayLike, *, score_range: Range) -> Array:
@@ -101,8 +114,11 @@ def mean_absolute_change(clean: ArrayLike, attacked: ArrayLike, *, score_range: 
 def neutralised(defended: ArrayLike, defended_attacked: ArrayLike, clean: ArrayLike, attacked: ArrayLike) -> float:
     """Return the share of an attack's effect that a defense removes: 1 - mean|dc - da| / mean|c - a|.
 
-    NaN where the attack had no effect on the undefended metric.
+    NaN where there is no image, or the attack had no effect on the undefended metric.
     """
     dc, da, c, a = (np.asarray(values, dtype=np.float64) for values in (defended, defended_attacked, clean, attacked))
-    effect = float(np.abs(c - a).mean())
+    if c.ndim != 1 or len({array.shape for array in (dc, da, c, a)}) != 1:
+        shapes = ", ".join(str(array.shape) for array in (dc, da, c, a))
+        raise UserError(f"scores must be four (N,) arrays of one length, got {shapes}")
+    effect = float(np.abs(c - a).mean()) if c.size else 0.0
     return 1 - float(np.abs(dc - da).mean()) / effect if effect > 0 else float("nan")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from certiqa.evaluation import absolute_gain, bootstrap_interval
+from certiqa.evaluation import absolute_gain, mean_interval
 from certiqa.evaluation.purification import purification_gains, purification_sroccs, quality_score
 from certiqa.metrics import QualityMetric
 
@@ -26,7 +26,7 @@ def study_figures(records: pd.DataFrame, metric: QualityMetric, *, mos_lower_bet
     Returns:
         the columns of ``purification_gains`` and ``purification_sroccs``,
         ``quality_score``, ``gain`` and ``gain_low`` to ``gain_high``: the mean signed gain of the attack against the
-        defended metric (share of the range) with a 95 % bootstrap interval, and ``num_images``, those without a NaN.
+        defended metric (share of the range) with a 95 % t interval, and ``num_images``, those without a NaN.
     """
     rows = []
     for key, part in records.groupby(KEYS, sort=False):
@@ -45,7 +45,7 @@ def study_figures(records: pd.DataFrame, metric: QualityMetric, *, mos_lower_bet
                 defended, defended_attacked, score_range=metric.score_range, lower_better=metric.lower_better
             )
             row["gain"] = float(gain.mean())
-            row["gain_low"], row["gain_high"] = bootstrap_interval(np.mean, gain)
+            row["gain_low"], row["gain_high"] = mean_interval(gain)
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -4,26 +4,62 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric
 from certiqa.metrics.weights import fingerprint
 from certiqa.storage.files import write_aside
 
+FACTS = ("score_range", "lower_better", "hard_bounds", "backward", "seed")
+"""What decides an attack on a metric, defended or not, beside its weights."""
+
 
 def mark(metric: QualityMetric, data_fingerprint: str, *settings: Any) -> str:
-    """Return eight hexadecimal digits of a metric's weights, purifier included, of the data and of settings."""
-    text = f"{fingerprint(metric)} {data_fingerprint} {json.dumps(settings, sort_keys=True, default=str)}"
+    """Return eight hexadecimal digits of a metric, purifier included, of the data and of settings."""
+    metrics = [module for module in metric.modules() if isinstance(module, QualityMetric)]
+    facts = [[getattr(module, name, None) for name in FACTS] for module in metrics]
+    text = f"{fingerprint(metric)} {data_fingerprint} {json.dumps(described([settings, facts]), sort_keys=True)}"
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def described(value: Any) -> Any:
+    """Return what decides a result, as JSON carries it: the options of objects and their parts, functions by name.
+
+    Raises:
+        UserError: a function without a name of its own, which another one could be taken for.
+    """
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Tensor | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): described(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [described(part) for part in value]
+    if isinstance(value, partial):
+        return [described(value.func), described(value.args), described(value.keywords)]
+    if name := getattr(value, "__qualname__", None):
+        if "<" in name:
+            raise UserError(
+                f"a study keeps its parts by what made them, and '{name}' in {value.__module__} has no name of its "
+                "own; define the function at the top of a module"
+            )
+        return f"{value.__module__}.{name}"
+    if not hasattr(value, "__dict__"):
+        return str(value)
+    public = {key: part for key, part in vars(value).items() if not key.startswith("_")}  # the rest is state
+    weights = fingerprint(value) if isinstance(value, nn.Module) else None
+    return [type(value).__qualname__, weights, described(public)]
 
 
 def file_of(folder: Path, image_id: str) -> Path:

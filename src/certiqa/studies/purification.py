@@ -21,6 +21,7 @@ from certiqa.attacks.suite import Suite
 from certiqa.defenses import PurifiedMetric, load_purifier
 from certiqa.errors import UserError, suggest
 from certiqa.evaluation.distances import image_distances
+from certiqa.evaluation.records import plain
 from certiqa.metrics import QualityMetric
 from certiqa.studies.cells import WEIGHTS, Cell, grid
 from certiqa.studies.kept import file_of, keep, mark, replayed, save, written
@@ -169,10 +170,9 @@ class PurificationStudy:
         if attack == NONE:
             return [self.seed]
         made = self.attacks[attack]
-        options = {
-            key: value for key, value in vars(made).items() if isinstance(value, str | int | float | bool | None)
-        }
-        return [type(made).__name__, options, self.direction, self.seed]
+        # what is private is state, and a watch only looks on
+        options = {key: value for key, value in vars(made).items() if not key.startswith("_") and key != "watch"}
+        return [type(made).__qualname__, options, self.direction, self.seed]
 
     def kept(self, metric: QualityMetric, folder: Path, attack: str, data_fingerprint: str) -> Path:
         """Return where the images of a transfer attack are kept."""
@@ -237,7 +237,8 @@ class PurificationStudy:
         """Save what each purifier makes of the first image and of its transfer attack.
 
         Returns:
-            one entry per picture: ``label``, ``file`` in ``folder``, and the ``score`` of the undefended metric on it.
+            one entry per picture: ``label``, ``file`` in ``folder``, and the ``score`` of the undefended metric on it,
+            None where that is NaN.
         """
         images, ids, _ = next(readable(batches, metric))
         image, ids = images[:1], ids[:1]
@@ -254,7 +255,7 @@ class PurificationStudy:
             pixels = (picture[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
             Image.fromarray(pixels).save(folder / file)
             with torch.no_grad():
-                entries.append({"label": label, "file": file, "score": float(metric(picture)[0])})
+                entries.append({"label": label, "file": file, "score": plain(float(metric(picture)[0]))})
         return entries
 
 

@@ -13,6 +13,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from certiqa.defenses.purified import Generators, Purifier
+from certiqa.defenses.purifiers.geometric import is_number
 from certiqa.errors import UserError
 
 STAND_INS = ("identity", "diff_jpeg")
@@ -32,8 +33,7 @@ class Jpeg(Purifier):
 
     def __init__(self, quality: int = 50, stand_in: str = "identity") -> None:
         super().__init__()
-        if not 1 <= quality <= 95:
-            raise UserError(f"the quality of jpeg must be 1 to 95, got {quality}")
+        check_quality(quality, 95, self.name)
         if stand_in not in STAND_INS:
             raise UserError(f"jpeg.stand_in must be {' or '.join(STAND_INS)}, got '{stand_in}'")
         self.quality = int(quality)
@@ -61,8 +61,8 @@ class Jpeg2000(Purifier):
 
     def __init__(self, ratio: float = 20.0) -> None:
         super().__init__()
-        if not 1 <= ratio <= 1000:
-            raise UserError(f"the ratio of jpeg2000 must be 1 to 1000, got {ratio}")
+        if not (is_number(ratio) and 1 <= ratio <= 1000):
+            raise UserError(f"the ratio of jpeg2000 must be a number from 1 to 1000, e.g. 20, got {ratio!r}")
         if not features.check("jpg_2000"):
             raise UserError("this Pillow has no JPEG 2000 codec; install Pillow from PyPI, whose wheels have it")
         self.ratio = float(ratio)
@@ -88,8 +88,7 @@ class DiffJpeg(Purifier):
 
     def __init__(self, quality: int = 50) -> None:
         super().__init__()
-        if not 1 <= quality <= 99:
-            raise UserError(f"the quality of diff_jpeg must be 1 to 99, got {quality}")
+        check_quality(quality, 99, self.name)
         self.quality = int(quality)
 
     def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
@@ -99,6 +98,12 @@ class DiffJpeg(Purifier):
         quality = torch.tensor([float(self.quality)], device=images.device)
         # the codec's own soft clipping leaves values a hair outside
         return jpeg_codec_differentiable(images, quality).clamp(0, 1)
+
+
+def check_quality(quality: float, greatest: int, name: str) -> None:
+    """Raise UserError unless a quality is a whole number from 1 to ``greatest``."""
+    if not (is_number(quality) and quality == int(quality) and 1 <= quality <= greatest):
+        raise UserError(f"the quality of {name} must be 1 to {greatest}, a whole number, e.g. 50, got {quality!r}")
 
 
 def _through_files(images: Tensor, file_format: str, **options: Any) -> Tensor:

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from certiqa.defenses.purified import Purifier
 from certiqa.defenses.purifiers.diffusion_files import load_diffusion, shipped_diffusions
 from certiqa.defenses.purifiers.filters import Unsharp
+from certiqa.defenses.purifiers.geometric import is_number
 from certiqa.defenses.purifiers.network import Upstream, given_weights, missing_weights, pad_to
 from certiqa.errors import UserError
 
@@ -79,8 +80,8 @@ class Diffpure(Purifier):
         assert weights is not None
         unet, self.scheduler = load_diffusion(weights, architecture)
         largest = int(self.scheduler.config.num_train_timesteps)
-        if not 0 <= steps <= largest:
-            raise UserError(f"steps must be 0 to {largest}, the diffusion steps of this model, got {steps}")
+        if not (is_number(steps) and steps == int(steps) and 0 <= steps <= largest):
+            raise UserError(f"steps must be 0 to {largest}, the diffusion steps of this model, got {steps!r}")
         self.network = NoisePredictor(unet).requires_grad_(False).eval()
         self.multiple = 2 ** (len(unet.config.block_out_channels) - 1)
         self.steps, self.size = int(steps), _checked_size(size, unet.config.sample_size, self.multiple, weights)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from certiqa.defenses.purifiers.geometric import is_number
 from certiqa.defenses.purifiers.network import NetworkPurifier, Upstream, given_weights
 from certiqa.denoisers.implicit import build_liif
 from certiqa.errors import UserError
@@ -34,8 +35,8 @@ class Disco(NetworkPurifier):
     def __init__(self, weights: str | Path | None = None, *, chunk: int = 32768, checkpoint: bool = False) -> None:
         if not given_weights(weights):
             raise self.missing_weights()
-        if chunk < 1:
-            raise UserError(f"chunk must be at least 1 pixel, got {chunk}")
+        if not (is_number(chunk) and chunk >= 1):
+            raise UserError(f"chunk must be at least 1 pixel, got {chunk!r}")
         assert weights is not None
         content, _ = read_content(weights)
         model = content.get("model") if isinstance(content, Mapping) else None

@@ -14,7 +14,7 @@ from torch import Tensor
 from certiqa.defenses.linear import ROUNDING, blur_matrix, odd
 from certiqa.defenses.noise import fill_noise
 from certiqa.defenses.purified import Generators, Purifier
-from certiqa.defenses.purifiers.geometric import one_each
+from certiqa.defenses.purifiers.geometric import is_number, one_each
 from certiqa.errors import UserError
 
 WINDOW_VALUES = 2**25  # gathered window values in memory at a time, 128 MiB in float32
@@ -36,7 +36,7 @@ class MedianBlur(Purifier):
 
     def __init__(self, kernel: int = 3) -> None:
         super().__init__()
-        self.kernel = odd(kernel, "median_blur.kernel")
+        self.kernel = odd(kernel, f"{self.name}.kernel")
         self.min_size = self.kernel // 2 + 1
 
     def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
@@ -73,10 +73,10 @@ class Bilateral(Purifier):
         self, kernel: int = 5, sigma_color: float = 0.1, sigma_space: float = 1.5, distance: str = "l1"
     ) -> None:
         super().__init__()
-        self.kernel = odd(kernel, "bilateral.kernel")
+        self.kernel = odd(kernel, f"{self.name}.kernel")
         for option, value in (("sigma_color", sigma_color), ("sigma_space", sigma_space)):
-            if not value > 0:
-                raise UserError(f"bilateral.{option} must be positive, got {value}")
+            if not (is_number(value) and value > 0):
+                raise UserError(f"bilateral.{option} must be positive, a number such as 0.1, got {value!r}")
         if distance not in ("l1", "l2"):
             raise UserError(f"bilateral.distance must be l1 or l2, got '{distance}'")
         self.sigma_color, self.sigma_space = float(sigma_color), float(sigma_space)
@@ -121,9 +121,11 @@ class Unsharp(Purifier):
 
     def __init__(self, kernel: int = 3, amount: float = 1.0, sigma: float = 1.0) -> None:
         super().__init__()
-        self.kernel = odd(kernel, "unsharp.kernel")
-        if not amount >= 0 or not sigma > 0:
-            raise UserError(f"unsharp.amount must be at least 0 and sigma positive, got {amount} and {sigma}")
+        self.kernel = odd(kernel, f"{self.name}.kernel")
+        if not (is_number(amount) and amount >= 0 and is_number(sigma) and sigma > 0):
+            raise UserError(
+                f"unsharp.amount must be at least 0 and sigma positive, both numbers, got {amount!r} and {sigma!r}"
+            )
         self.amount, self.sigma = float(amount), float(sigma)
         self.min_size = self.kernel // 2 + 1
 
@@ -163,8 +165,8 @@ class ColorQuantization(Purifier):
 
     def __init__(self, levels: int = 16) -> None:
         super().__init__()
-        if levels != int(levels) or not 2 <= levels <= 256:
-            raise UserError(f"color_quantization.levels must be 2 to 256, got {levels}")
+        if not (is_number(levels) and levels == int(levels) and 2 <= levels <= 256):
+            raise UserError(f"color_quantization.levels must be 2 to 256, a whole number, got {levels!r}")
         self.levels = int(levels)
 
     def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:
@@ -185,8 +187,8 @@ class RandomNoise(Purifier):
 
     def __init__(self, sigma: float = 0.01) -> None:
         super().__init__()
-        if not 0 <= sigma <= 1:
-            raise UserError(f"random_noise.sigma must be 0 to 1, in [0, 1] pixel units, got {sigma}")
+        if not (is_number(sigma) and 0 <= sigma <= 1):
+            raise UserError(f"random_noise.sigma must be 0 to 1, in [0, 1] pixel units, got {sigma!r}")
         self.sigma = float(sigma)
 
     def forward(self, images: Tensor, generators: Generators | None = None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +29,8 @@ class RandomRotate(Purifier):
 
     def __init__(self, degrees: float = 15.0, mode: str = "bilinear", fill: str = "reflection") -> None:
         super().__init__()
-        if not 0 <= degrees <= 180:
-            raise UserError(f"the degrees of random_rotate must be 0 to 180, got {degrees}")
+        if not (is_number(degrees) and 0 <= degrees <= 180):
+            raise UserError(f"the degrees of random_rotate must be a number from 0 to 180, e.g. 15, got {degrees!r}")
         for option, value, allowed in (
             ("mode", mode, ("bilinear", "nearest")),
             ("fill", fill, ("reflection", "zeros")),
@@ -68,9 +69,11 @@ class RandomCrop(Purifier):
 
     def __init__(self, size: int | Sequence[int] = 128) -> None:
         super().__init__()
-        sides = [size, size] if isinstance(size, int) else list(size)
-        if len(sides) != 2 or min(sides) < 1:
-            raise UserError(f"random_crop.size must be a side or (height, width) in pixels, got {size}")
+        sides = list(size) if isinstance(size, Sequence) else [size, size]
+        if len(sides) != 2 or not all(is_number(side) and side == int(side) and side >= 1 for side in sides):
+            raise UserError(
+                f"random_crop.size must be a side, e.g. 128, or (height, width), in whole pixels, got {size!r}"
+            )
         self.size = (int(sides[0]), int(sides[1]))
         self.min_size = max(self.size)
 
@@ -101,6 +104,11 @@ class RandomCrop(Purifier):
     def surrogate(self, images: Tensor, generators: Generators | None = None) -> Tensor:
         """Return the windows: their own backward pass pads the gradient to the image."""
         return self.forward(images, generators)
+
+
+def is_number(value: object) -> bool:
+    """Return whether an option is a finite number, and no word or truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def one_each(images: Tensor, generators: Generators | None) -> Generators:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from certiqa.defenses.purifiers.geometric import is_number
 from certiqa.defenses.purifiers.network import NetworkPurifier, Upstream, given_weights
 from certiqa.errors import UserError
 from certiqa.metrics.weights import looks_like, read_content
@@ -65,10 +66,10 @@ class Restoration(NetworkPurifier):
             raise self.missing_weights()
         if downscale not in DOWNSCALES:
             raise UserError(f"downscale must be one of {', '.join(DOWNSCALES)}, got '{downscale}'")
-        if outscale < 1:
-            raise UserError(f"outscale must be at least 1, got {outscale}")
-        if not 0 <= denoise_strength <= 1:
-            raise UserError(f"denoise_strength must be in [0, 1], got {denoise_strength}")
+        if not (is_number(outscale) and outscale >= 1):
+            raise UserError(f"outscale must be at least 1, got {outscale!r}")
+        if not (is_number(denoise_strength) and 0 <= denoise_strength <= 1):
+            raise UserError(f"denoise_strength must be in [0, 1], got {denoise_strength!r}")
         assert weights is not None
         state = read_state(weights)
         if denoise_weights is not None:

@@ -137,7 +137,7 @@ GAIN = Column(
 )  # fmt: skip
 ATTACKED_COLUMNS = (
     GAIN,
-    Column("gain_interval", "95 % interval", ATTACKED, "bootstrap interval of the mean gain"),
+    Column("gain_interval", "95 % interval", ATTACKED, "t interval of the mean gain"),
     Column("noise", "Noise", ATTACKED, "mean gain of random noise of the attack's norm", percent),
     Column("attack_srocc", "SROCC after", ATTACKED, "SROCC of the attacked images", decimal),
     Column("attack_l2", "l2", ATTACKED, "mean l2 norm of the attack's perturbations", native),

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from certiqa.errors import UserError
+from certiqa.evaluation.attacked import scored
 from certiqa.evaluation.records import COLUMNS, FORMAT, NO_ATTACK, read_records
 from certiqa.evaluation.summary import read_summary
 from certiqa.reports.tables import Summary, range_of, value_of, weights_notice
@@ -99,10 +100,10 @@ class ComparedRun:
 
     @cached_property
     def attacked(self) -> pd.DataFrame:
-        """Its attacked records that have a score, indexed by image."""
+        """Its attacked records that have finite scores, indexed by image."""
         rows = self.records
         if len(rows):
-            rows = rows[(rows["attack"] != NO_ATTACK) & rows["failure"].isna() & rows["score_attacked"].notna()]
+            rows = scored(rows[rows["attack"] != NO_ATTACK])
         return rows.set_index("image_id") if "image_id" in rows else rows
 
     @cached_property

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from certiqa.evaluation.attacked import worst_case
 from certiqa.reports.comparison.columns import Spread, Table, attack_identity
 from certiqa.reports.comparison.gather import ComparedRun
 from certiqa.reports.tables import value_of
@@ -157,11 +158,9 @@ def deltas(run: ComparedRun, radius: float | None) -> pd.DataFrame:
 
 def gains(run: ComparedRun, radius: float | None) -> pd.DataFrame:
     """Return the signed gain per image as a share of the range, of the worst attack where there are several."""
-    rows = run.attacked
+    rows = worst_case(run.attacked.reset_index(), run.quality_sign).set_index("image_id")
     gain = run.quality_sign * (rows["score_attacked"].astype(float) - rows["score"].astype(float)) / width_of(run)
-    order = np.argsort(-gain.abs().to_numpy(), kind="stable")
-    gain = gain.iloc[order]
-    return pd.DataFrame({"gain": gain[~gain.index.duplicated()]})
+    return pd.DataFrame({"gain": gain})
 
 
 def width_of(run: ComparedRun) -> float:
