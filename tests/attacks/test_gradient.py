@@ -160,7 +160,7 @@ def test_expectation_over_a_smoothed_metric(through, linear_metric, middling):
 
 def test_bad_options():
     for name, options, message in (
-        ("fgsm", {"eps": 0}, "must be above 0"),
+        ("fgsm", {"eps": 0}, "must be a number above 0"),
         ("ifgsm", {"eps": 1.5}, "at most 1"),
         ("ifgsm", {"steps": 0}, "steps"),
         ("apgd", {"steps": 0}, "steps"),

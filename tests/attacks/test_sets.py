@@ -273,7 +273,7 @@ def test_bad_sets(curved_metric, photos):
         attack(curved_metric, photos, targets=torch.ones(4))
     with pytest.raises(UserError, match="one finite score per image"):
         attack(curved_metric, photos, targets=torch.full((10,), torch.nan))
-    with pytest.raises(UserError, match=r"10 of 10 targets are outside the range 0 to 1.*the first 7"):
+    with pytest.raises(UserError, match=r"10 of 10 targets are outside the range 0 to 1.*e.g. 7"):
         attack(curved_metric, photos, targets=torch.full((10,), 7.0))
     with pytest.raises(UserError, match="stands for more than one image"):
         list(attack.craft_set(curved_metric, [*batched(photos, 5), *batched(photos[:2], 2)]))
