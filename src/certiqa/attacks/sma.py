@@ -31,7 +31,7 @@ class SMA(SetAttack):
         beta: strength of the soft ranks in the same points; None for 1, or 250 / n for fewer than 250 images.
         variance_weight: of the spread of the targets, which the paper's plan raises.
         mse_weight: of their distance to the scores, which it raises.
-        keep: "best" of the plan's steps by true ranks, or the "last" as the authors do.
+        keep: "best" of every fifth step of the plan by true ranks, or the "last" as the authors do.
         plan_seed: of the small disorder that the plan starts with.
         options: see ``SetAttack``; the authors' second stage has eps 0.005, halve=False and
             dither=False.
