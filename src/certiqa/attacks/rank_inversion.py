@@ -14,8 +14,8 @@ from torch import Tensor
 
 from certiqa.attacks.base import AttackResult, per_image
 from certiqa.attacks.planning import Array, check_mos
-from certiqa.attacks.set_batches import again, device_of
-from certiqa.attacks.sets import Range, SetAttack, Share, Survey
+from certiqa.attacks.set_batches import Survey, again, device_of
+from certiqa.attacks.sets import Range, SetAttack, Share
 from certiqa.attacks.target import Target
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric, as_metric

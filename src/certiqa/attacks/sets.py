@@ -18,7 +18,7 @@ from certiqa.attacks.base import Attack, AttackResult, per_image
 from certiqa.attacks.gradient import Best
 from certiqa.attacks.parts import Sign, UnitL2, onto_sphere, project_linf
 from certiqa.attacks.planning import check_mos, check_scores
-from certiqa.attacks.set_batches import again, device_of, set_batches
+from certiqa.attacks.set_batches import Survey, again, device_of, set_batches
 from certiqa.attacks.target import Direction, Target, check_targets
 from certiqa.errors import UserError, suggest
 from certiqa.metrics import QualityMetric, as_metric
@@ -29,31 +29,6 @@ REFERENCES = ("scores", "mos")
 PAPER_RANGE = (0.0, 100.0)
 SLACK = 1e-5  # share of the range by which rounding may move a score
 NOISE_SLACK = 0.05  # and by which the draws of a random metric may
-
-
-@dataclass
-class Survey:
-    """A set before it is attacked: ids, scores ``(n,)``, opinion scores ``(n,)`` in the scores' direction or None.
-
-    ``forward_calls`` and ``gradient_calls`` are what came before the attack itself, of all images together.
-    """
-
-    image_ids: list[str]
-    scores: Array
-    mos: Array | None
-    forward_calls: int = 0
-    gradient_calls: int = 0
-
-    def count(self, target: Target) -> None:
-        """Add what a target was asked."""
-        self.forward_calls += target.forward_calls
-        self.gradient_calls += target.gradient_calls
-
-    def charge(self, result: AttackResult) -> None:
-        """Add to the cost of attacked images their share of this."""
-        share = len(result.images) / len(self.image_ids)
-        result.forward_calls += round(self.forward_calls * share)
-        result.gradient_calls += round(self.gradient_calls * share)
 
 
 @dataclass

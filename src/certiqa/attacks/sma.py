@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from certiqa.attacks.planning import Array, Descent, descend, reverse, within_reach
-from certiqa.attacks.set_batches import again, device_of
-from certiqa.attacks.sets import Range, SetAttack, Survey
+from certiqa.attacks.set_batches import Survey, again, device_of
+from certiqa.attacks.sets import Range, SetAttack
 from certiqa.attacks.target import Target
 from certiqa.errors import UserError, suggest
 from certiqa.metrics import QualityMetric
