@@ -6,7 +6,7 @@ from torch import nn
 
 from certiqa.attacks import ATTACKS, SetAttack, Target, load_attack
 from certiqa.attacks.apgd import checkpoints_of
-from certiqa.attacks.parts import Momentum
+from certiqa.attacks.parts import Momentum, onto_sphere
 from certiqa.defenses import MedianSmoothing
 from certiqa.errors import UserError
 from certiqa.metrics import FrozenMetric
@@ -91,6 +91,56 @@ def test_apgd_is_not_worse_than_pgd(curved_metric, images):
     assert (values["apgd"] >= values["pgd_linf"] - 1e-4).all()
 
 
+class Peak(nn.Module):
+    """Greatest at one image of each batch's size, and falling in every direction."""
+
+    def __init__(self, top):
+        super().__init__()
+        self.top = top
+
+    def forward(self, images):
+        return 1 - 50 * (images - self.top[: len(images)]).square().flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("name", ["ifgsm", "mifgsm", "pgd_linf", "apgd", "madc", "korhonen", "ssah"])
+def test_the_best_iterate_is_never_worse_than_the_image(name, middling):
+    metric = FrozenMetric(Peak(middling), name="peak", score_range=(0, 1))
+    attack = load_attack(name, steps=2)
+    counting = Counting(metric)
+    result = attack.craft(counting, middling)
+    assert torch.equal(metric(result.images), metric(middling))
+    assert counting.images == result.forward_calls + result.gradient_calls
+
+
+@pytest.mark.parametrize("name", ["pgd_linf", "apgd"])
+def test_a_look_at_the_image_is_paid_for_after_a_random_start_alone(name, curved_metric, images):
+    for random_start, looks in ((True, 2), (False, 1)):
+        result = load_attack(name, steps=3, random_start=random_start).craft(curved_metric, images)
+        assert (result.forward_calls, result.gradient_calls) == (4 * looks, 4 * 3)
+
+
+class Counting(nn.Module):
+    """A metric that counts the images it has scored."""
+
+    score_range = (0, 1)
+
+    def __init__(self, metric):
+        super().__init__()
+        self.metric, self.images = metric, 0
+
+    def forward(self, images):
+        self.images += len(images)
+        return self.metric(images)
+
+
+def test_what_the_box_cuts_off_the_other_pixels_are_given():
+    images = torch.full((1, 3, 8, 8), 0.5)
+    images[..., :6] = 0.99  # most pixels can rise by .01 alone
+    moved = onto_sphere(images + 0.05, images, 1.0)
+    assert float((moved - images).norm()) == pytest.approx(1.0, abs=0.02)
+    assert float(moved.max()) <= 1
+
+
 class Odd(nn.Module):
     """A mean score that is flat, or not a number, where the first pixel says so."""
 
@@ -160,7 +210,7 @@ def test_expectation_over_a_smoothed_metric(through, linear_metric, middling):
 
 def test_bad_options():
     for name, options, message in (
-        ("fgsm", {"eps": 0}, "must be above 0"),
+        ("fgsm", {"eps": 0}, "must be a number above 0"),
         ("ifgsm", {"eps": 1.5}, "at most 1"),
         ("ifgsm", {"steps": 0}, "steps"),
         ("apgd", {"steps": 0}, "steps"),

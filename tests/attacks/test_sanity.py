@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from certiqa.attacks import load_attack
+from certiqa.attacks import Suite, load_attack
+from certiqa.attacks.suite import noise_like
 from certiqa.evaluation.attacked import sibling_warnings, summarise_attacks
 from certiqa.metrics import FrozenMetric
 
@@ -144,6 +145,36 @@ def test_siblings_are_compared_at_one_budget(sibling, expected):
     white = {"mae": 0.3, "gradient_calls": 10, "forward_calls": 1, "linf_mean": 4 / 255}
     found = sibling_warnings({"ifgsm": white, "other": {"linf_mean": 4 / 255, **sibling}})
     assert [expected in warning for warning in found] == ([] if expected is None else [True])
+
+
+def test_a_suite_takes_the_most_successful_member_of_each_image_whatever_its_place():
+    metric = FrozenMetric(Mean(), name="tested", score_range=(0, 1))
+    strong, weak = (load_attack("ifgsm", eps=eps, steps=2) for eps in (4 / 255, 1 / 255))
+    best = strong.craft(metric, GREY)
+    for members in ({"strong": strong, "weak": weak}, {"weak": weak, "strong": strong}):
+        chosen = Suite(members).craft(metric, GREY)
+        assert torch.equal(chosen.images, best.images)
+        assert torch.equal(chosen.unrounded, best.unrounded)
+        assert chosen.gradient_calls == 2 * 2 * 2
+        assert chosen.forward_calls == 2 * best.forward_calls + 2 * 3, "a look at the images and at each member's"
+    misled = FrozenMetric(Masked(), name="masked", score_range=(0, 1))
+    lowering = load_attack("fgsm", eps=4 / 255)
+    assert torch.equal(Suite({"weak": lowering}).craft(misled, GREY).images, GREY), "the image itself is a candidate"
+
+
+def test_noise_of_equal_norm_has_that_norm_image_by_image():
+    attacked = GREY.clone()
+    attacked[0, :, :2] += 0.1
+    attacked[1] -= 3 / 255
+    noisy = noise_like(GREY, attacked, ["a", "b"])
+    for image, clean, other in zip(noisy, GREY, attacked, strict=True):
+        torch.testing.assert_close((image - clean).norm(), (other - clean).norm())
+        sizes = (image - clean).abs()
+        torch.testing.assert_close(sizes, sizes.mean().expand_as(sizes))
+        assert 0.3 < float((image > clean).float().mean()) < 0.7
+    assert not torch.equal((noisy[0] > GREY[0]), (noisy[1] > GREY[1]))
+    assert torch.equal(noisy, noise_like(GREY, attacked, ["a", "b"]))
+    assert not torch.equal(noisy, noise_like(GREY, attacked, ["a", "b"], seed=1))
 
 
 def test_an_attack_held_against_a_certificate_uses_its_radius_even_where_no_step_helps():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 from certiqa.attacks import ATTACKS, SetAttack, Suite, load_attack
 from certiqa.defenses import MedianSmoothing
@@ -253,6 +254,90 @@ def test_reachable_targets_are_reached(curved_metric, photos):
     assert reached["reachable"] < 0.9
 
 
+class Misled(nn.Module):
+    """A linear score whose gradient has the wrong sign."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        scores = self.network(images)
+        return 2 * scores.detach() - scores
+
+
+def misled(linear_metric):
+    return FrozenMetric(Misled(linear_metric(10).network), name="misled", score_range=(-1, 1))
+
+
+@pytest.mark.parametrize("name", ["sma_l2", "rank_inversion_l2"])
+def test_l2_attacks_use_their_radius_even_where_no_step_helps(name, linear_metric, photos):
+    attack = make(name, eps=0.05)
+    lengths = (attack(misled(linear_metric), photos) - photos).flatten(1).norm(dim=1)
+    assert (lengths >= 0.9 * 0.05).all()
+    assert (lengths <= 0.05 + 1e-6).all()
+
+
+def test_an_image_that_stands_at_its_target_may_stay(linear_metric, photos):
+    metric = misled(linear_metric)
+    with torch.no_grad():
+        targets = metric(photos) + torch.tensor([1e-6, 0.02] * 5)  # up to rounding
+    attacked = make("sma_l2", eps=0.05)(metric, photos, targets=targets)
+    lengths = (attacked - photos).flatten(1).norm(dim=1)
+    assert (lengths[::2] == 0).all()
+    assert (lengths[1::2] >= 0.9 * 0.05).all()
+
+
+@pytest.mark.parametrize("name", ["sma", "rank_inversion"])
+def test_where_no_step_helps_in_linf_the_images_are_the_answer(name, linear_metric, photos):
+    attacked = make(name)(misled(linear_metric), photos)
+    assert torch.allclose(attacked, photos, atol=1e-6)
+
+
+class Counting(nn.Module):
+    score_range = (0, 1)
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.forwards, self.gradients = network, 0, 0
+
+    def forward(self, images):
+        if images.requires_grad:
+            self.gradients += len(images)
+        else:
+            self.forwards += len(images)
+        return self.network(images)
+
+
+@pytest.mark.parametrize("plan", ["paper", "reachable", "joint"])
+def test_the_cost_is_all_that_the_metric_was_asked(plan, curved_metric, photos):
+    attack = make("rank_inversion", steps=4) if plan == "joint" else make("sma", plan=plan, probe_steps=5, steps=4)
+    counting = Counting(curved_metric.network)
+    shares = list(attack.craft_set(counting, batched(photos, 4)))
+    assert sum(share.result.forward_calls for share in shares) == counting.forwards
+    assert sum(share.result.gradient_calls for share in shares) == counting.gradients
+    assert counting.gradients >= (10 * 10 if plan == "reachable" else 10)
+
+
+def test_targets_of_a_plan_are_taken_by_the_attack_where_scores_leave_the_range(linear_metric, photos):
+    metric = FrozenMetric(linear_metric(10).network, name="beyond", score_range=(0, 0.475))
+    with torch.no_grad():
+        clean = metric(photos)
+    assert (clean > 0.475).any()
+    for plan in ("paper", "reverse"):
+        attack = make("sma", plan=plan)
+        targets = attack.plan(clean, score_range=metric.score_range)
+        assert (targets > 0.475).any()
+        counting = Counting(metric.network)
+        counting.score_range = metric.score_range
+        result = attack.craft(counting, photos, targets=targets)
+        assert result.forward_calls == counting.forwards, "the look at the clean scores is paid for"
+    with pytest.raises(UserError, match=r"outside the range 0 to 0\.48.* plan with score_range=\(0, 0\.475\)"):
+        attack(metric, photos, targets=targets + 1)
+    wider = make("sma", score_range=(-3, 3))  # planned on a scale of one's own
+    assert wider(metric, photos, targets=wider.plan(clean)).shape == photos.shape
+
+
 def test_a_smoothed_metric(linear_metric, photos):
     smoothed = MedianSmoothing(linear_metric(10), 0.1, 9, clip=False)
     for name in NAMES:
@@ -273,7 +358,7 @@ def test_bad_sets(curved_metric, photos):
         attack(curved_metric, photos, targets=torch.ones(4))
     with pytest.raises(UserError, match="one finite score per image"):
         attack(curved_metric, photos, targets=torch.full((10,), torch.nan))
-    with pytest.raises(UserError, match=r"10 of 10 targets are outside the range 0 to 1.*the first 7"):
+    with pytest.raises(UserError, match=r"10 of 10 targets are outside the range 0 to 1.*e.g. 7"):
         attack(curved_metric, photos, targets=torch.full((10,), 7.0))
     with pytest.raises(UserError, match="stands for more than one image"):
         list(attack.craft_set(curved_metric, [*batched(photos, 5), *batched(photos[:2], 2)]))

@@ -148,7 +148,7 @@ def test_use_before_fit_and_directions(name, curved_metric, loader, tmp_path):
     [
         (lambda: UAP(amplitude=2), "attack.amplitude of uap must be above 0 and at most 1"),
         (lambda: UAP(size=0), "at least 1"),
-        (lambda: UAP(lr=0), "lr above 0"),
+        (lambda: UAP(lr=0), "attack.lr of uap must be a number above 0"),
         (lambda: GenerativeUAP(size=128), "attack.size of generative_uap must be a multiple of 256"),
         (lambda: GenerativeUAP(width=0), "attack.width"),
     ],

@@ -18,7 +18,7 @@ from certiqa.entry.pipeline import run
 from certiqa.metrics import load_metric
 
 CONF = Path(__file__).parents[2] / "conf"
-QUICK = {"queries": 12, "steps": 2, "members": 4, "pairs": 2, "score_samples": 2, "plan_steps": 20}
+QUICK = {"queries": 12, "steps": 2, "members": 4, "pairs": 2, "score_samples": 2, "eot_samples": 2, "plan_steps": 20}
 
 
 @pytest.fixture(scope="module")

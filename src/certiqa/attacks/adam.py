@@ -56,16 +56,12 @@ class AdamAttack(Attack):
         *,
         steps: int = 10,
         best: bool = True,
-        eot_samples: int = 1,
+        eot_samples: int | None = 1,
         through: str = "mean",
     ) -> None:
         super().__init__(None, eot_samples=eot_samples, through=through)
-        if steps < 1 or not learning_rate > 0:
-            raise UserError(
-                f"attack.steps of {self.name} must be at least 1 and attack.learning_rate above 0, "
-                f"got {steps} and {learning_rate}"
-            )
-        self.learning_rate, self.steps, self.best = float(learning_rate), int(steps), best
+        self.steps, self.best = self.at_least("steps", steps, 1), best
+        self.learning_rate = self.above_zero("learning_rate", learning_rate)
 
     def problem(self, target: Target, images: Tensor) -> Problem:
         """Return what to optimise; the only thing a subclass must define."""

@@ -19,8 +19,9 @@ class APGD(Attack):
     Steps of 2 eps with momentum, halved at checkpoints where too few steps raised the objective or the best value
     stands still; then it goes on from the best iterate. For a regression J itself takes the place of the loss. Every
     image has its own step size and best iterate. At a restart the velocity is zero, where the authors' code keeps the
-    difference to the iterate that was left. The best iterate is returned; of a random metric, whose values at
-    different iterates cannot be compared, the last.
+    difference to the iterate that was left. The best iterate is returned, the image itself included, which after a
+    random start costs a forward pass; of a random metric, whose values at different iterates cannot be compared, the
+    last.
 
     Args:
         eps: radius of the ball, in [0, 1] pixel units.
@@ -42,16 +43,16 @@ class APGD(Attack):
         momentum: float = 0.75,
         rise: float = 0.75,
         random_start: bool = True,
-        eot_samples: int = 1,
+        eot_samples: int | None = 1,
         through: str = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)
-        if steps < 1 or not 0 < momentum <= 1 or not 0 <= rise <= 1:
+        if not 0 < momentum <= 1 or not 0 <= rise <= 1:
             raise UserError(
-                f"attack.steps of {self.name} must be at least 1, momentum in (0, 1] and rise in [0, 1], "
-                f"got {steps}, {momentum} and {rise}"
+                f"attack.momentum of {self.name} must be in (0, 1] and rise in [0, 1], got {momentum} and {rise}"
             )
-        self.steps, self.momentum, self.rise, self.random_start = int(steps), momentum, rise, random_start
+        self.steps = self.at_least("steps", steps, 1)
+        self.momentum, self.rise, self.random_start = momentum, rise, random_start
 
     def perturb(self, target: Target, images: Tensor) -> Tensor:
         """Return the best iterate."""
@@ -86,7 +87,12 @@ class APGD(Attack):
                 previous, values = torch.where(restart, best, previous), torch.where(halved, best_values, values)
                 marked, halved_before, last = best_values, halved, step
                 rises = torch.zeros_like(rises)
-        return attacked if target.metric.is_random else best
+        if target.metric.is_random:
+            return attacked
+        if self.random_start:
+            stays = target.values(images) > best_values
+            best = torch.where(per_image(stays, images), images, best)
+        return best
 
 
 def checkpoints_of(steps: int) -> list[int]:

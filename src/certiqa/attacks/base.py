@@ -6,6 +6,8 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,8 +27,8 @@ class AttackResult:
     Attributes:
         images: ``(N, 3, H, W)`` in [0, 1], on the 8-bit grid where the attack rounds: these are scored.
         unrounded: the same before rounding.
-        forward_calls: images scored without a gradient.
-        gradient_calls: images scored with one.
+        forward_calls: images scored without a gradient; each draw of a random metric counts.
+        gradient_calls: images scored with one, likewise.
         failed: ``(N,)``, images where a gradient or score was not finite.
         flat: ``(N,)``, images where a gradient was zero short of the best score there is; None of a suite.
         exploding: ``(N,)``, images where a gradient exploded; None where that is not known.
@@ -67,14 +69,26 @@ class Attack:
     rounds = True
     watch: Callable[[int], object] | None = None
 
-    def __init__(self, eps: float | None = None, *, eot_samples: int = 1, through: str = "mean") -> None:
-        if self.norm in ("linf", "l2") and (eps is None or not eps > 0):
-            raise UserError(f"attack.eps of {self.name} must be above 0, e.g. 8/255, got {eps}")
-        if self.norm == "linf" and eps is not None and eps > 1:
+    def __init__(self, eps: float | None = None, *, eot_samples: int | None = 1, through: str = "mean") -> None:
+        self.eps = 0.0 if eps is None and self.norm not in ("linf", "l2", "rmse") else self.above_zero("eps", eps)
+        if self.norm in ("linf", "rmse") and self.eps > 1:
             raise UserError(f"attack.eps of {self.name} must be at most 1, in [0, 1] pixel units (8/255), got {eps}")
-        self.eps = 0.0 if eps is None else float(eps)
-        self.eot_samples = int(eot_samples)
+        self.eot_samples = None if eot_samples is None else self.at_least("eot_samples", eot_samples, 1)
         self.through = through
+
+    def at_least(self, option: str, value: Any, least: int) -> int:
+        """Return a whole number of at least ``least``; raises UserError for others."""
+        whole = isinstance(value, Real) and not isinstance(value, bool) and value == value // 1
+        if not whole or value < least:
+            raise UserError(f"attack.{option} of {self.name} must be a whole number, at least {least}, got {value!r}")
+        return int(value)
+
+    def above_zero(self, option: str, value: Any) -> float:
+        """Return a finite number above 0; raises UserError for others."""
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
+            example = ", e.g. 8 / 255 without quotes" if option == "eps" else ""
+            raise UserError(f"attack.{option} of {self.name} must be a number above 0{example}, got {value!r}")
+        return float(value)
 
     def __call__(
         self,
@@ -110,10 +124,13 @@ class Attack:
             seed: of all randomness; an image's own depends on (seed, image id) alone, not on the batch.
 
         Raises:
-            UserError: images outside [0, 1], or a metric without the gradient that the attack needs.
+            UserError: no images or images outside [0, 1], a direction or targets that are none, or a metric without
+                the gradient that the attack needs.
         """
         metric = as_metric(metric)
         images = images.detach()
+        if images.ndim != 4 or not len(images):
+            raise UserError(f"an attack needs at least one image, (N, 3, H, W), got shape {tuple(images.shape)}")
         if float(images.amin()) < -1e-6 or float(images.amax()) > 1 + 1e-6:
             raise UserError(
                 f"an attack starts from images in [0, 1], got {float(images.amin()):g} to {float(images.amax()):g}"

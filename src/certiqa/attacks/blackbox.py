@@ -50,9 +50,11 @@ class BlackBox(Attack):
     Args:
         eps: radius of the ball, in [0, 1] pixel units, where the attack has one.
         queries: scores asked per image, the first one, of the clean image, included; direction "away" needs that
-            image's score too and pays for it.
+            image's score too and pays for it. One score of a random metric is one query, whatever draws it takes.
         batch_size: images scored in one pass at most; changes no result beyond rounding.
-        eot_samples: draws that one score of a random metric averages, see ``Target``.
+        eot_samples: draws that one score of a random metric averages; None for as many as the score that it publishes,
+            see ``published_draws``. The draws are the same for all queries, so that scores compare, and a search among
+            few of them finds what suits these few and no others.
         through: "mean" of these draws, or "median", the score that a smoothed metric publishes.
 
     Raises:
@@ -67,18 +69,12 @@ class BlackBox(Attack):
         *,
         queries: int = 10_000,
         batch_size: int = 32,
-        eot_samples: int = 1,
+        eot_samples: int | None = None,
         through: str = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)
         self.queries = self.at_least("queries", queries, 2)
         self.batch_size = self.at_least("batch_size", batch_size, 1)
-
-    def at_least(self, option: str, value: int, least: int) -> int:
-        """Return a whole number of at least ``least``; raises UserError for others."""
-        if int(value) != value or value < least:
-            raise UserError(f"attack.{option} of {self.name} must be a whole number, at least {least}, got {value}")
-        return int(value)
 
     def share(self, option: str, value: float) -> float:
         """Return a number in (0, 1]; raises UserError for others."""
@@ -102,7 +98,8 @@ class BlackBox(Attack):
     def perturb(self, target: Target, images: Tensor) -> Tensor:
         """Return the best images seen."""
         self.check_image(images)
-        left = self.queries - target.forward_calls // len(target)  # "away" has looked at the clean images
+        asked = target.forward_calls // (len(target) * target.draws)  # "away" has looked at the clean images
+        left = self.queries - asked
         runs = []
         for row, image_id in enumerate(target.image_ids):
             draws = image_generator(target.seed, self.name, image_id)

@@ -9,7 +9,6 @@ from torch import Tensor
 from certiqa.attacks.adam import AdamAttack, Problem, non_negative
 from certiqa.attacks.colour_space import lab_to_rgb, rgb_to_lab
 from certiqa.attacks.target import Target
-from certiqa.errors import UserError
 
 AB_UNIT = 110.0
 SMALLEST_SLOPE = 1e-3  # of a curve's piece, as a share of the identity's: keeps sums away from zero
@@ -37,9 +36,7 @@ class AdvCF(AdamAttack):
     ) -> None:
         super().__init__(learning_rate, steps=steps, **options)  # type: ignore[arg-type]
         non_negative(self, weight=weight)
-        if pieces < 2:
-            raise UserError(f"attack.pieces of {self.name} must be at least 2, got {pieces}")
-        self.pieces, self.weight = int(pieces), float(weight)
+        self.pieces, self.weight = self.at_least("pieces", pieces, 2), float(weight)
 
     def problem(self, target: Target, images: Tensor) -> Problem:
         """Return the rises of the curves' pieces ``(N, 3, pieces)`` as parameters."""
@@ -100,11 +97,9 @@ class ABOffset(AdamAttack):
         grid: int = 16,
         **options: object,
     ) -> None:
-        if not limit > 0 or grid < 1:
-            raise UserError(f"attack.limit of {self.name} must be above 0 and grid at least 1, got {limit} and {grid}")
-        rate = 2.5 * limit / max(steps, 1) if learning_rate is None else learning_rate
+        self.limit, self.grid = self.above_zero("limit", limit), self.at_least("grid", grid, 1)
+        rate = 2.5 * self.limit / self.at_least("steps", steps, 1) if learning_rate is None else learning_rate
         super().__init__(rate, steps=steps, **options)  # type: ignore[arg-type]
-        self.limit, self.grid = float(limit), int(grid)
 
     def problem(self, target: Target, images: Tensor) -> Problem:
         """Return the coarse maps ``(N, 2, grid, grid)`` as parameters."""

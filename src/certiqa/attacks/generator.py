@@ -73,15 +73,13 @@ class GenerativeUAP(UniversalAttack):
     def __init__(
         self, eps: float = 10 / 255, *, size: int = 256, epochs: int = 1, width: int = 64, **options: object
     ) -> None:
-        if size < 1 or size % PatternUNet.MULTIPLE:
+        if self.at_least("size", size, 1) % PatternUNet.MULTIPLE:
             raise UserError(
                 f"attack.size of {self.name} must be a multiple of {PatternUNet.MULTIPLE}, which its U-Net halves "
                 f"eight times, got {size}; the pattern is cropped to smaller images by itself"
             )
-        if width < 1:
-            raise UserError(f"attack.width of {self.name} must be at least 1, got {width}")
         super().__init__(eps, size=size, epochs=epochs, **options)  # type: ignore[arg-type]
-        self.width = int(width)
+        self.width = self.at_least("width", width, 1)
 
     def begin(self, device: torch.device, seed: int) -> None:
         """Draw weights and latent."""

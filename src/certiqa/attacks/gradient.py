@@ -11,7 +11,6 @@ from torch import Tensor
 from certiqa.attacks.base import Attack, per_image, steps_to_reach
 from certiqa.attacks.parts import Momentum, Sign, UnitL2, onto_sphere, project_linf, uniform_start
 from certiqa.attacks.target import Target
-from certiqa.errors import UserError
 
 
 class GradientAttack(Attack):
@@ -20,14 +19,16 @@ class GradientAttack(Attack):
     Args:
         eps: radius of the ball, in [0, 1] pixel units.
         steps: gradients.
-        step_size: of each step; default eps / steps times 2.5, at most eps.
+        step_size: of each step; default eps / steps times ``pace``, at most eps.
         random_start: start from a uniform draw in the ball instead of the image.
-        best: return the best iterate by the objective instead of the last; costs one more forward pass.
+        best: return the best iterate by the objective instead of the last, the image itself included; costs one more
+            forward pass, and after a random start another.
         eot_samples: see ``Target``.
         through: see ``Target``.
     """
 
     modifier: Sign
+    pace = 2.5  # how often the default steps could cross from the image to the border
     may_stay = True  # where no step does better, the image itself is the answer
 
     def __init__(
@@ -38,14 +39,13 @@ class GradientAttack(Attack):
         step_size: float | None = None,
         random_start: bool = False,
         best: bool = True,
-        eot_samples: int = 1,
+        eot_samples: int | None = 1,
         through: str = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)
-        if steps < 1 or (step_size is not None and not step_size > 0):
-            raise UserError(f"attack.steps must be at least 1 and step_size above 0, got {steps} and {step_size}")
-        self.steps = int(steps)
-        self.step_size = min(self.eps, 2.5 * self.eps / steps) if step_size is None else float(step_size)
+        self.steps = self.at_least("steps", steps, 1)
+        usual = min(self.eps, self.pace * self.eps / self.steps)
+        self.step_size = usual if step_size is None else self.above_zero("step_size", step_size)
         self.random_start = random_start
         self.best = best
         self.modifier = Sign()
@@ -70,6 +70,8 @@ class GradientAttack(Attack):
         self.modifier.reset()
         attacked = self.start(target, images)
         keeper = Best(target, images) if self.best else None
+        if keeper and self.random_start and keeper.comparable:
+            keeper.see(images, target.values(images))
         for step in range(self.steps):
             values, gradient = target.gradient(attacked)
             if keeper and (step or self.may_stay):
@@ -101,19 +103,15 @@ class FGSM(GradientAttack):
 
     name = "fgsm"
 
-    def __init__(self, eps: float = 10 / 255, *, eot_samples: int = 1, through: str = "mean") -> None:
-        super().__init__(eps, steps=1, step_size=eps, best=False, eot_samples=eot_samples, through=through)
+    def __init__(self, eps: float = 10 / 255, *, eot_samples: int | None = 1, through: str = "mean") -> None:
+        super().__init__(eps, steps=1, best=False, eot_samples=eot_samples, through=through)
 
 
 class IFGSM(GradientAttack):
     """Signed steps (Kurakin et al., "Adversarial Examples in the Physical World", 2017); steps of 1/10 of eps."""
 
     name = "ifgsm"
-
-    def __init__(
-        self, eps: float = 10 / 255, *, steps: int = 10, step_size: float | None = None, **options: object
-    ) -> None:
-        super().__init__(eps, steps=steps, step_size=eps / max(steps, 1) if step_size is None else step_size, **options)  # type: ignore[arg-type]
+    pace = 1.0
 
 
 class MIFGSM(IFGSM):
@@ -135,9 +133,17 @@ class MIFGSM(IFGSM):
 class AMIFGSM(MIFGSM):
     """Momentum with steps of eps / steps, so that the ball is kept without projection (Sang et al., 2022).
 
+    It starts from the image and returns the last iterate.
+
     Args:
+        eps: largest change, in [0, 1] pixel units.
+        steps: gradients.
+        decay: see ``MIFGSM``.
+        normalise: see ``MIFGSM``.
         eps_of: radius ``(N,)`` per image from the images, at most ``eps``: the paper takes K / NIQE; None for the same
             for all.
+        eot_samples: see ``Target``.
+        through: see ``Target``.
     """
 
     name = "amifgsm"
@@ -150,9 +156,12 @@ class AMIFGSM(MIFGSM):
         decay: float = 1.0,
         normalise: bool = False,
         eps_of: Callable[[Tensor], Tensor] | None = None,
-        **options: object,
+        eot_samples: int | None = 1,
+        through: str = "mean",
     ) -> None:
-        super().__init__(eps, steps=steps, decay=decay, normalise=normalise, **options)
+        super().__init__(
+            eps, steps=steps, decay=decay, normalise=normalise, best=False, eot_samples=eot_samples, through=through
+        )
         self.eps_of = eps_of
 
     def perturb(self, target: Target, images: Tensor) -> Tensor:
@@ -180,7 +189,16 @@ class PGDLinf(GradientAttack):
 class PGDL2(GradientAttack):
     """Projected gradient ascent in l2, for certified radii; not rounded, and the whole radius is used.
 
-    With ``eot_samples`` draws a step this is SmoothAdv (Salman et al., NeurIPS 2019) on a smoothed metric.
+    With ``eot_samples`` draws a step this is SmoothAdv (Salman et al., NeurIPS 2019) on a smoothed metric. It starts
+    from the image: a random direction is nearly orthogonal to any gradient.
+
+    Args:
+        eps: radius of the ball, in [0, 1] pixel units.
+        steps: gradients.
+        step_size: see ``GradientAttack``.
+        best: see ``GradientAttack``; the image itself is no candidate.
+        eot_samples: see ``Target``.
+        through: see ``Target``.
     """
 
     name = "pgd_l2"
@@ -189,14 +207,17 @@ class PGDL2(GradientAttack):
     may_stay = False  # what is held against a certificate uses its radius
 
     def __init__(
-        self, eps: float = 0.06, *, steps: int = 20, step_size: float | None = None, **options: object
+        self,
+        eps: float = 0.06,
+        *,
+        steps: int = 20,
+        step_size: float | None = None,
+        best: bool = True,
+        eot_samples: int | None = 1,
+        through: str = "mean",
     ) -> None:
-        super().__init__(eps, steps=steps, step_size=step_size, **options)  # type: ignore[arg-type]
+        super().__init__(eps, steps=steps, step_size=step_size, best=best, eot_samples=eot_samples, through=through)
         self.modifier = UnitL2()
-
-    def start(self, target: Target, images: Tensor) -> Tensor:
-        """Return the images themselves: a random direction is nearly orthogonal to any gradient."""
-        return images.clone()
 
     def project(self, attacked: Tensor, images: Tensor) -> Tensor:
         """Return images on the sphere, or where the box binds inside it.

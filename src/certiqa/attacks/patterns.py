@@ -50,7 +50,8 @@ class CumulativeUAP(UniversalAttack):
     def __init__(
         self, eps: float = 10 / 255, *, lr: float | None = None, sign: bool = False, **options: object
     ) -> None:
-        super().__init__(eps, lr=(eps / 10 if sign else 1.0) if lr is None else lr, **options)  # type: ignore[arg-type]
+        usual = self.above_zero("eps", eps) / 10 if sign else 1.0
+        super().__init__(eps, lr=usual if lr is None else lr, **options)  # type: ignore[arg-type]
         self.sign = sign
 
     def begin(self, device: torch.device, seed: int) -> None:

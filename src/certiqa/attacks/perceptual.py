@@ -44,17 +44,13 @@ class MADC(Attack):
         steps: int = 8,
         step_size: float | None = None,
         best: bool = True,
-        eot_samples: int = 1,
+        eot_samples: int | None = 1,
         through: str = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)
-        if not 0 < eps <= 1 or steps < 1 or (step_size is not None and not step_size > 0):
-            raise UserError(
-                f"attack.eps of {self.name} must be in (0, 1], e.g. 8/255, steps at least 1 and step_size above 0, "
-                f"got {eps}, {steps} and {step_size}"
-            )
-        self.steps, self.best = int(steps), best
-        self.step_size = min(self.eps, 2.5 * self.eps / steps) if step_size is None else float(step_size)
+        self.steps, self.best = self.at_least("steps", steps, 1), best
+        usual = min(self.eps, 2.5 * self.eps / self.steps)
+        self.step_size = usual if step_size is None else self.above_zero("step_size", step_size)
 
     def perturb(self, target: Target, images: Tensor) -> Tensor:
         """Return the best or last iterate."""

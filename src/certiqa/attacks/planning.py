@@ -80,8 +80,8 @@ class Descent:
             where all scores are further apart than beta, ranks have no gradient at all.
         variance_weight: of the spread of the targets, which is raised.
         mse_weight: of their distance to the scores, which is raised.
-        keep: "best" keeps the step with the least objective by true ranks; "last" the last one, whose targets are
-            all at the two ends of the scale, with many ties.
+        keep: "best" keeps the step with the least objective by true ranks, of every fifth and the last; "last" the last
+            one, whose targets are all at the two ends of the scale, with many ties.
         seed: of the small disorder that it starts with.
     """
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from certiqa.attacks.base import AttackResult, per_image
 from certiqa.attacks.planning import Array, check_mos
-from certiqa.attacks.set_batches import again, device_of
-from certiqa.attacks.sets import Range, SetAttack, Share, Survey
+from certiqa.attacks.set_batches import Survey, again, device_of
+from certiqa.attacks.sets import Range, SetAttack, Share
 from certiqa.attacks.target import Target
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric, as_metric
@@ -135,12 +135,16 @@ class RankInversion(SetAttack):
                 scores = scores.copy()
                 for images, names, _ in again(batches, device, places):
                     seen = self.seen(state.applied(images, names, places), images)
-                    values = self.judge(metric, images, names, seed).scores(seen).double().cpu().numpy()
+                    judge = self.judge(metric, images, names, seed)
+                    values = judge.scores(seen).double().cpu().numpy()
+                    found.count(judge)
                     rows = [places[name] for name in names]
                     bad[0, rows] |= ~np.isfinite(values)
                     scores[rows] = np.where(np.isfinite(values), values, scores[rows])
             value, weights = self.loss(scores, reference, tau)
-            improved, best = value < best, min(value, best)
+            # what is held against a certificate uses its radius: in l2 the clean set is no answer
+            improved = value < best and (step > 0 or self.norm != "l2")
+            best = value if improved else best
             if step == self.steps:
                 answer = "last" if improved else "best"
                 break
@@ -157,6 +161,7 @@ class RankInversion(SetAttack):
                 if improved:
                     state.keep(attacked - images, names, places, "best")
                 _, gradient = target.score_gradient(self.seen(attacked, images))
+                found.count(target)
                 rows = [places[name] for name in names]
                 fall = per_image(torch.tensor(np.sign(weights[rows])).to(images), images)
                 length = self.step_size * 2 * (1 - step / self.steps)
@@ -172,8 +177,8 @@ class RankInversion(SetAttack):
             unrounded = state.applied(clean, chosen, places, answer).clamp(0, 1)
             attacked = self.rounded(unrounded, clean) if self.rounds else unrounded
             failed, flat = torch.from_numpy(bad[:, [places[name] for name in chosen]]).to(device)
-            count = len(chosen)
-            result = AttackResult(attacked, unrounded, count * (self.steps + 1), count * self.steps, failed, flat)
+            result = AttackResult(attacked, unrounded, 0, 0, failed, flat)
+            found.charge(result)
             summary = Target(metric, clean, image_ids=chosen)
             summary.failed, summary.flat = failed, flat
             result.notes = self.remarks(summary)

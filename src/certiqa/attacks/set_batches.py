@@ -1,17 +1,46 @@
-"""The batches of a set attack, which are gone through several times."""
+"""The batches of a set attack, which are gone through several times, and what the first time finds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from certiqa.attacks.base import AttackResult
+from certiqa.attacks.planning import Array
+from certiqa.attacks.target import Target
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric
 
 AGAIN = "give a DataLoader or a list of batches, which can be gone through again, with the same images every time"
+
+
+@dataclass
+class Survey:
+    """A set before it is attacked: ids, scores ``(n,)``, opinion scores ``(n,)`` in the scores' direction or None.
+
+    ``forward_calls`` and ``gradient_calls`` are what came before the attack itself, of all images together.
+    """
+
+    image_ids: list[str]
+    scores: Array
+    mos: Array | None
+    forward_calls: int = 0
+    gradient_calls: int = 0
+
+    def count(self, target: Target) -> None:
+        """Add what a target was asked."""
+        self.forward_calls += target.forward_calls
+        self.gradient_calls += target.gradient_calls
+
+    def charge(self, result: AttackResult) -> None:
+        """Add to the cost of attacked images their share of this."""
+        share = len(result.images) / len(self.image_ids)
+        result.forward_calls += round(self.forward_calls * share)
+        result.gradient_calls += round(self.gradient_calls * share)
 
 
 def device_of(metric: QualityMetric) -> torch.device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from certiqa.attacks.base import Attack, AttackResult, per_image
 from certiqa.attacks.gradient import Best
 from certiqa.attacks.parts import Sign, UnitL2, onto_sphere, project_linf
 from certiqa.attacks.planning import check_mos, check_scores
-from certiqa.attacks.set_batches import again, device_of, set_batches
-from certiqa.attacks.target import Direction, Target
+from certiqa.attacks.set_batches import Survey, again, device_of, set_batches
+from certiqa.attacks.target import Direction, Target, check_targets
 from certiqa.errors import UserError, suggest
 from certiqa.metrics import QualityMetric, as_metric
 
@@ -26,16 +27,8 @@ Array = NDArray[np.float64]
 Range = tuple[float, float]
 REFERENCES = ("scores", "mos")
 PAPER_RANGE = (0.0, 100.0)
-
-
-@dataclass
-class Survey:
-    """A set before it is attacked: ids, scores ``(n,)``, opinion scores ``(n,)`` in the scores' direction or None."""
-
-    image_ids: list[str]
-    scores: Array
-    mos: Array | None
-    forward_calls: int = 0
+SLACK = 1e-5  # share of the range by which rounding may move a score
+NOISE_SLACK = 0.05  # and by which the draws of a random metric may
 
 
 @dataclass
@@ -56,17 +49,20 @@ class SetAttack(Attack):
     no direction: some images rise, others fall.
 
     The second stage drives every image to its target: signed steps (of unit l2 norm in an l2 ball) towards it, and
-    once the score has passed the target, halving between the last two iterates, which costs no gradient. Of a metric
-    that is not random the iterate nearest to the target is returned, so it is never farther than the clean image.
+    once the score has passed the target, halving between the last two iterates, which costs no gradient. The iterate
+    nearest to the target is returned, in l_inf never farther than the clean image; in l2 the clean image itself is
+    returned only where it stands at its target. Single scores of a random metric do not tell whether a target is
+    passed, nor which iterate is nearest: on it the steps go on back and forth, and the last iterate is returned.
 
     Args:
         eps: radius of the ball, in [0, 1] pixel units.
         steps: looks at the score of every image, each with a gradient until the target is passed.
         step_size: of each step; default eps / 5, in l2 2.5 * eps / steps.
         reference: whose order is to be turned round: the metric's own clean "scores", or "mos".
-        score_range: least and greatest target; None for the metric's nominal range, or where it has none the least
-            and greatest clean score.
-        halve: halve after passing the target; False steps back and forth, as the paper does.
+        score_range: least and greatest target, widened where the clean scores leave it; None for the metric's nominal
+            range, or where it has none the least and greatest clean score.
+        halve: halve after passing the target; False steps back and forth, as the paper does and as is done on random
+            metrics in any case.
         dither: round to 8 bits by a fixed pattern of thresholds, which keeps small changes on average where plain
             rounding takes all or none of them; and look at the rounded image in every step, since that is scored.
         score_samples: draws that one score of a random metric averages, where scores are compared.
@@ -87,15 +83,10 @@ class SetAttack(Attack):
         halve: bool = True,
         dither: bool = True,
         score_samples: int = 20,
-        eot_samples: int = 1,
+        eot_samples: int | None = 1,
         through: str = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)
-        if steps < 1 or (step_size is not None and not step_size > 0) or score_samples < 1:
-            raise UserError(
-                f"attack.steps and score_samples must be at least 1 and step_size above 0, got {steps}, "
-                f"{score_samples} and {step_size}"
-            )
         if reference not in REFERENCES:
             raise UserError(
                 f"attack.reference must be one of {', '.join(REFERENCES)}, got '{reference}'"
@@ -103,14 +94,14 @@ class SetAttack(Attack):
             )
         if score_range is not None and (len(score_range) != 2 or not score_range[0] < score_range[1]):
             raise UserError(f"attack.score_range must be [low, high] with low < high, e.g. [0, 100], got {score_range}")
-        self.steps = int(steps)
+        self.steps = self.at_least("steps", steps, 1)
         usual = min(self.eps, 2.5 * self.eps / self.steps) if self.norm == "l2" else self.eps / 5
-        self.step_size = usual if step_size is None else float(step_size)
+        self.step_size = usual if step_size is None else self.above_zero("step_size", step_size)
         self.reference = reference
         self.score_range = None if score_range is None else (float(score_range[0]), float(score_range[1]))
         self.halve = halve
         self.dither = dither and self.rounds
-        self.score_samples = int(score_samples)
+        self.score_samples = self.at_least("score_samples", score_samples, 1)
 
     # -- first stage ---------------------------------------------------------------------------------------
 
@@ -152,11 +143,12 @@ class SetAttack(Attack):
 
     def survey(self, metric: QualityMetric, batches: Iterable[Any], seed: int = 0) -> Survey:
         """Score the set as it is; raises UserError for images that cannot be ranked or have one id twice."""
-        ids: list[str] = []
-        scores: list[Tensor] = []
-        mos: list[Tensor] = []
+        found = Survey([], np.empty(0), None)
+        ids, scores, mos = found.image_ids, list[Tensor](), list[Tensor]()
         for images, names, opinions in set_batches(batches, device_of(metric)):
-            scores.append(self.judge(metric, images, names, seed).scores(images).double().cpu())
+            judge = self.judge(metric, images, names, seed)
+            scores.append(judge.scores(images).double().cpu())
+            found.count(judge)
             ids += names
             if opinions is not None:
                 mos.append(opinions.double().cpu() * metric.quality_sign)
@@ -164,8 +156,9 @@ class SetAttack(Attack):
             twice = next(name for name in ids if ids.count(name) > 1)
             raise UserError(f"image id '{twice}' stands for more than one image of the set; give each its own")
         values = torch.cat(scores).numpy() if scores else np.empty(0)
-        known = torch.cat(mos).numpy() if sum(map(len, mos)) == len(ids) and ids else None
-        return Survey(ids, check_scores(values, ranked=self.reference == "scores"), known, len(ids))
+        found.scores = check_scores(values, ranked=self.reference == "scores")
+        found.mos = torch.cat(mos).numpy() if sum(map(len, mos)) == len(ids) else None
+        return found
 
     def judge(self, metric: QualityMetric, images: Tensor, image_ids: Sequence[str], seed: int) -> Target:
         """Return a target whose scores may be compared: those of a random metric average ``score_samples`` draws."""
@@ -209,14 +202,8 @@ class SetAttack(Attack):
             chosen = [names[row] for row in rows]
             goals = torch.tensor([targets[places[name]] for name in chosen], dtype=torch.float64)
             result = super().craft(metric, images[rows], targets=goals, image_ids=chosen, seed=seed)
-            forward, gradients = self.plan_calls()
-            result.forward_calls += forward * len(rows)
-            result.gradient_calls += gradients * len(rows)
+            found.charge(result)
             yield Share(chosen, images[rows], result, goals)
-
-    def plan_calls(self) -> tuple[int, int]:
-        """Return how often the plan scores each image, without and with a gradient."""
-        return 1, 0
 
     def set_targets(
         self, metric: QualityMetric, batches: Iterable[Any], found: Survey, mos: Array | None, seed: int
@@ -244,7 +231,7 @@ class SetAttack(Attack):
             UserError: a direction, targets that are not finite or outside the metric's range, or a set of images that
                 has no ranking.
         """
-        if isinstance(direction, Tensor) or direction not in ("raise", 1):
+        if not isinstance(direction, str | Number) or direction not in ("raise", 1):
             raise UserError(
                 f"{self.name} has no direction: its plan decides which scores rise and which fall; leave "
                 "attack.direction out, or give targets"
@@ -254,8 +241,34 @@ class SetAttack(Attack):
             ids = [str(row) for row in range(len(images))] if image_ids is None else list(image_ids)
             (share,) = self.craft_set(metric, [{"image": images, "image_id": ids}], seed=seed)
             return share.result
-        check_targets(targets, len(images), metric)
-        return super().craft(metric, images, targets=targets, image_ids=image_ids, seed=seed)
+        check_targets(targets, len(images))
+        asked = self.check_range(metric, images, targets, image_ids, seed)
+        result = super().craft(metric, images, targets=targets, image_ids=image_ids, seed=seed)
+        result.forward_calls += asked
+        return result
+
+    def check_range(
+        self, metric: QualityMetric, images: Tensor, targets: Tensor, image_ids: Sequence[str] | None, seed: int
+    ) -> int:
+        """Raise UserError for targets that no plan of these images has, and return what telling it has cost.
+
+        A plan widens the range where clean scores leave it, so where targets leave it these are looked at.
+        """
+        span = self.score_range or metric.score_range
+        slack = NOISE_SLACK if metric.is_random else SLACK
+        if span is None or not count_outside(targets, span, slack):
+            return 0
+        names = [str(row) for row in range(len(images))] if image_ids is None else image_ids
+        judge = self.judge(metric, images, names, seed)
+        low, high = self.span(judge.scores(images).double().cpu().numpy(), span)
+        if outside := count_outside(targets, (low, high), slack):
+            farthest = float(targets[(targets - (low + high) / 2).abs().argmax()])
+            raise UserError(
+                f"{outside} of {len(targets)} targets are outside the range {low:g} to {high:g} of metric "
+                f"'{metric.name}' and these images, e.g. {farthest:g}; plan with score_range=({span[0]:g}, "
+                f"{span[1]:g}), or give the attack the score_range of a plan that is of more images"
+            )
+        return judge.forward_calls
 
     # -- second stage --------------------------------------------------------------------------------------
 
@@ -266,6 +279,7 @@ class SetAttack(Attack):
         passed = torch.zeros(len(target), dtype=torch.bool, device=images.device)
         start = torch.zeros(len(target), device=images.device)  # the side of the target that the clean score is on
         keeper = Best(target, images)
+        halve = self.halve and not target.metric.is_random
         for step in range(self.steps + 1):
             seen = self.seen(attacked, images)
             scores = torch.empty(len(target), dtype=target.targets.dtype, device=images.device)
@@ -279,11 +293,14 @@ class SetAttack(Attack):
                 scores[rest] = target.scores(seen[rest], rest).to(scores)
             target.failed |= ~scores.isfinite()
             side = torch.nan_to_num(scores - target.targets).sign()
-            keeper.see(attacked, torch.nan_to_num(-(scores - target.targets).abs(), nan=-torch.inf))
+            nearness = torch.nan_to_num(-(scores - target.targets).abs(), nan=-torch.inf)
+            if step == 0 and self.norm == "l2":  # what is held against a certificate uses its radius, or is there
+                nearness = nearness.where(nearness >= -SLACK * (target.metric.range_width or 1.0), -torch.inf)
+            keeper.see(attacked, nearness)
             if step == self.steps:
                 break
             start = side if step == 0 else start
-            if self.halve:
+            if halve:
                 beyond = per_image(side != start, images)
                 near, far = torch.where(beyond, near, attacked), torch.where(beyond, attacked, far)
                 passed = passed | (side != start) | (side == 0)
@@ -314,20 +331,7 @@ def thresholds(shape: tuple[int, ...]) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(255)) * 0.998 + 0.001
 
 
-def check_targets(targets: Tensor, count: int, metric: QualityMetric) -> None:
-    """Raise UserError unless ``targets`` are ``(count,)``, finite and inside the metric's nominal range."""
-    if targets.shape != (count,) or not bool(torch.isfinite(targets).all()):
-        raise UserError(
-            f"targets must be one finite score per image, {count} of them, got shape {tuple(targets.shape)}; take "
-            "those of plan(scores) of the same images"
-        )
-    if metric.score_range is None:
-        return
-    low, high = metric.score_range
-    slack = 1e-5 * (high - low)
-    outside = torch.nonzero((targets < low - slack) | (targets > high + slack)).flatten()
-    if len(outside):
-        raise UserError(
-            f"{len(outside)} of {count} targets are outside the range {low:g} to {high:g} of metric '{metric.name}', "
-            f"the first {float(targets[outside[0]]):g}; plan with score_range=({low:g}, {high:g})"
-        )
+def count_outside(targets: Tensor, span: Range, slack: float) -> int:
+    """Return how many targets are outside a range by more than a share of it."""
+    slack *= span[1] - span[0]
+    return int(((targets < span[0] - slack) | (targets > span[1] + slack)).sum())

@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from certiqa.attacks.planning import Array, Descent, descend, reverse, within_reach
-from certiqa.attacks.set_batches import again, device_of
-from certiqa.attacks.sets import Range, SetAttack, Survey
+from certiqa.attacks.set_batches import Survey, again, device_of
+from certiqa.attacks.sets import Range, SetAttack
 from certiqa.attacks.target import Target
 from certiqa.errors import UserError, suggest
 from certiqa.metrics import QualityMetric
@@ -31,7 +31,7 @@ class SMA(SetAttack):
         beta: strength of the soft ranks in the same points; None for 1, or 250 / n for fewer than 250 images.
         variance_weight: of the spread of the targets, which the paper's plan raises.
         mse_weight: of their distance to the scores, which it raises.
-        keep: "best" of the plan's steps by true ranks, or the "last" as the authors do.
+        keep: "best" of every fifth step of the plan by true ranks, or the "last" as the authors do.
         plan_seed: of the small disorder that the plan starts with.
         options: see ``SetAttack``; the authors' second stage has eps 0.005, halve=False and
             dither=False.
@@ -57,10 +57,9 @@ class SMA(SetAttack):
         super().__init__(eps, **options)
         if plan not in PLANS:
             raise UserError(f"attack.plan must be one of {', '.join(PLANS)}, got '{plan}'.{suggest(str(plan), PLANS)}")
-        if probe_steps < 1:
-            raise UserError(f"attack.probe_steps must be at least 1, got {probe_steps}")
         self.plan_name = plan
-        self.probe_steps = int(probe_steps)
+        self.probe_steps = self.at_least("probe_steps", probe_steps, 1)
+        plan_steps, plan_seed = self.at_least("plan_steps", plan_steps, 1), self.at_least("plan_seed", plan_seed, 0)
         self.descent = Descent(plan_steps, plan_lr, beta, variance_weight, mse_weight, keep, plan_seed)
 
     def targets(self, scores: Array, mos: Array | None, span: Range, reach: tuple[Array, Array] | None = None) -> Array:
@@ -94,25 +93,30 @@ class SMA(SetAttack):
         for images, names, _ in again(batches, device_of(metric), places):
             rows = [places[name] for name in names]
             for sign, ends, better in ((-1, low, np.fmin), (1, high, np.fmax)):
-                for scores in self.push(metric, images, names, sign, seed):
+                target = Target(
+                    *(metric, images), image_ids=names, seed=seed, eot_samples=self.eot_samples, through=self.through
+                )
+                judge = self.judge(metric, images, names, seed)
+                for scores in self.push(target, judge, images, sign):
                     ends[rows] = better(ends[rows], scores.double().cpu().numpy())  # NaN counts for nothing
+                found.count(target)
+                found.count(judge)
         return low, high
 
-    def push(self, metric: QualityMetric, images: Tensor, names: list[str], sign: int, seed: int) -> list[Tensor]:
+    def push(self, target: Target, judge: Target, images: Tensor, sign: int) -> list[Tensor]:
         """Return the scores ``(N,)`` met on the way up or down; of a random metric only the last, which is averaged."""
-        target = Target(metric, images, image_ids=names, seed=seed, eot_samples=self.eot_samples, through=self.through)
         attacked, met = images, []
         step = min(self.eps, 2.5 * self.eps / self.probe_steps)
         for _ in range(self.probe_steps):
             scores, gradient = target.score_gradient(self.seen(attacked, images))
             met.append(scores)
             attacked = self.moved(attacked, sign * gradient, images, step)
-        last = self.judge(metric, images, names, seed).scores(self.seen(attacked, images))
-        return [last] if metric.is_random else [*met, last]
+        last = judge.scores(self.seen(attacked, images))
+        return [last] if target.metric.is_random else [*met, last]
 
 
 class SMAL2(SMA):
-    """SMA in an l2 ball, for certified radii: not rounded, and the whole radius is used until a target is reached."""
+    """SMA in an l2 ball, for certified radii: not rounded, and the whole radius is used where no target is reached."""
 
     name = "sma_l2"
     norm = "l2"

@@ -82,7 +82,8 @@ class Suite(Attack):
                 "evaluate.py, which attacks the set after its images, or call craft_set of each"
             )
         metric = as_metric(metric)
-        judge = Target(metric, images, direction, targets=targets, image_ids=image_ids, seed=seed)
+        # a single draw of a random metric would choose by chance
+        judge = Target(metric, images, direction, targets=targets, image_ids=image_ids, seed=seed, eot_samples=None)
         best = judge.values(images)
         worst = AttackResult(images.clone(), images.clone(), 0, 0, torch.zeros_like(judge.failed))
         for attack in self.attacks.values():
@@ -93,10 +94,11 @@ class Suite(Attack):
             for name in ("images", "unrounded"):
                 chosen = torch.where(per_image(better, images), getattr(result, name), getattr(worst, name))
                 setattr(worst, name, chosen)
-            worst.forward_calls += result.forward_calls + len(images)
+            worst.forward_calls += result.forward_calls
             worst.gradient_calls += result.gradient_calls
             worst.failed |= result.failed
             worst.notes += result.notes
+        worst.forward_calls += judge.forward_calls
         return worst
 
 

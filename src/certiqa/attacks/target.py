@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from numbers import Number
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from certiqa.metrics import QualityMetric
 DIRECTIONS = ("raise", "lower", "away")
 Direction = str | int | Tensor
 THROUGH = ("mean", "median")
+UNPUBLISHED_DRAWS = 20
+"""Draws behind a score of a random metric whose published score is a single draw, where many are asked for."""
+
 NEARLY = 1e-3  # share of the range within which a score is at its end
 
 
@@ -31,13 +35,16 @@ class Target:
         targets: scores ``(N,)`` to reach instead, native units.
         image_ids: names that key the randomness of a random metric.
         seed: of that randomness, a stream of its own.
-        eot_samples: evaluations of a random metric that one value averages (expectation over transformation).
+        eot_samples: evaluations of a random metric that one value averages (expectation over transformation); None for
+            as many as its published score takes, see ``published_draws``.
         through: "mean" differentiates the mean of a smoothed metric's draws, "median" the median itself.
         watch: told after each pass how many images it scored, e.g. the ``update`` of a tqdm bar.
 
     Attributes:
-        forward_calls: images scored without a gradient.
-        gradient_calls: images scored with one.
+        draws: evaluations of the metric behind one score: 1 unless it is random.
+        forward_calls: images scored without a gradient; each draw of a random metric counts.
+        gradient_calls: images scored with one, likewise; a gradient through the median counts its draws as forward
+            calls and once here.
         failed: ``(N,)``, images that had a gradient or value that is not finite.
         flat: ``(N,)``, images that had a gradient of zero short of the best value there is.
         steepest: ``(N,)``, the largest l1 norm of the gradient of J.
@@ -53,11 +60,13 @@ class Target:
         targets: Tensor | None = None,
         image_ids: Sequence[str] | None = None,
         seed: int = 0,
-        eot_samples: int = 1,
+        eot_samples: int | None = 1,
         through: str = "mean",
         watch: Callable[[int], object] | None = None,
     ) -> None:
-        if eot_samples < 1 or through not in THROUGH:
+        if not len(images):
+            raise UserError(f"an attack needs at least one image, got a batch of shape {tuple(images.shape)}")
+        if (eot_samples is not None and eot_samples < 1) or through not in THROUGH:
             raise UserError(
                 f"attack.eot_samples must be at least 1 and attack.through one of {', '.join(THROUGH)}, "
                 f"got {eot_samples} and '{through}'"
@@ -67,8 +76,10 @@ class Target:
         if len(self.image_ids) != len(images):
             raise UserError(f"{len(images)} images but {len(self.image_ids)} image ids; give one id per image")
         self.seed = seed
-        self.eot_samples = eot_samples
         self.through = through
+        self.draws = 1 if eot_samples is None or not metric.is_random else eot_samples
+        if eot_samples is None or through == "median":
+            self.draws = published_draws(metric, through)
         self.watch = watch
         self.forward_calls = self.gradient_calls = 0
         self.failed = torch.zeros(len(images), dtype=torch.bool, device=images.device)
@@ -76,6 +87,8 @@ class Target:
         self.steepest = torch.zeros(len(images), device=images.device)
         self.trace: list[Tensor] = []
         self._round = 0
+        if targets is not None:
+            check_targets(targets, len(images))
         self.targets = None if targets is None else targets.to(images)
         self.signs = torch.ones(len(images), device=images.device)
         if self.targets is None:
@@ -99,10 +112,13 @@ class Target:
             signs = direction.to(images)
             if signs.shape != (len(images),) or not bool((signs.abs() == 1).all()):
                 raise UserError(f"a tensor of directions must hold +1 or -1 for each of the {len(images)} images")
-        elif direction in aliases:
+        elif isinstance(direction, str | Number) and direction in aliases:
             signs = torch.full((len(images),), float(aliases[direction]), device=images.device)
         else:
-            raise UserError(f"no direction '{direction}'; there are: {', '.join(DIRECTIONS)}, +1 and -1, or a tensor")
+            raise UserError(
+                f"no direction '{direction}'; there are: {', '.join(DIRECTIONS)}, +1 and -1, or a tensor (N,) of such "
+                "signs"
+            )
         return signs * self.metric.quality_sign
 
     def _at_its_best(self, values: Tensor, rows: Sequence[int]) -> Tensor:
@@ -128,7 +144,7 @@ class Target:
             return self.metric(images, image_ids=ids, generator=generator)
         if only is not None:
             return self.metric.expected_scores(images, 1, image_ids=ids, seed=seed, first=only)
-        return self.metric.expected_scores(images, self.eot_samples, image_ids=ids, seed=seed)
+        return self.metric.expected_scores(images, self.draws, image_ids=ids, seed=seed)
 
     def _value(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
         width = self.metric.range_width or 1.0
@@ -141,7 +157,7 @@ class Target:
     def scores(self, images: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         """Return native scores ``(n,)`` of images that belong to ``rows``; the same randomness at every call."""
         rows = range(len(self)) if rows is None else rows
-        self.forward_calls += len(rows)
+        self.forward_calls += len(rows) * self.draws
         return self._told(self._score(images, rows, salt=-1))
 
     def values(self, images: Tensor, rows: Sequence[int] | None = None) -> Tensor:
@@ -152,10 +168,15 @@ class Target:
     def objective(self, images: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         """Return J ``(n,)`` with gradients to ``images``; fresh randomness at every call."""
         rows = range(len(self)) if rows is None else rows
-        self.gradient_calls += len(rows)
+        self._count_gradients(len(rows))
         self._round += 1
         with torch.enable_grad():
             return self._told(self._value(self._score(images, rows, salt=self._round), rows))
+
+    def _count_gradients(self, images: int) -> None:
+        through_median = self.through == "median" and self.draws > 1
+        self.gradient_calls += images * (1 if through_median else self.draws)
+        self.forward_calls += images * self.draws if through_median else 0
 
     def _told(self, answer: Tensor) -> Tensor:
         if self.watch is not None:
@@ -194,8 +215,8 @@ class Target:
         Draws of a random metric are differentiated one after another: the memory is that of one.
         """
         self._round += 1
-        self.gradient_calls += len(rows)
-        draws = self.eot_samples if self.metric.is_random and self.through == "mean" else 1
+        self._count_gradients(len(rows))
+        draws = self.draws if self.through == "mean" else 1
         scores, slope = torch.zeros(len(rows), device=images.device), torch.zeros_like(images)
         for draw in range(draws):
             probe = images.detach().clone().requires_grad_(True)
@@ -242,3 +263,21 @@ class Target:
             f"no gradient comes through metric '{self.metric.name}': {where}. Give that step a backward pass (BPDA: "
             "defense.backward=identity), or use a black-box attack, e.g. attack=square"
         )
+
+
+def published_draws(metric: QualityMetric, through: str = "mean") -> int:
+    """Return how many evaluations show what a random metric publishes: the ``num_samples`` of a smoothed one.
+
+    The published score of another random metric is a single evaluation. Its "median" is that evaluation; for its
+    "mean" ``UNPUBLISHED_DRAWS`` stand in, since an image that suits one draw need not suit the next.
+    """
+    if not metric.is_random:
+        return 1
+    return int(getattr(metric, "num_samples", 1 if through == "median" else UNPUBLISHED_DRAWS))
+
+
+def check_targets(targets: Tensor, count: int) -> None:
+    """Raise UserError unless ``targets`` are a tensor ``(count,)`` of finite scores."""
+    if not isinstance(targets, Tensor) or targets.shape != (count,) or not bool(torch.isfinite(targets).all()):
+        given = f"shape {tuple(targets.shape)}" if isinstance(targets, Tensor) else f"a {type(targets).__name__}"
+        raise UserError(f"targets must be a tensor of one finite score per image, {count} of them, got {given}")

@@ -55,24 +55,19 @@ class UniversalAttack(Attack):
         batch_size: int | None = None,
         amplitude: float = 1.0,
         pattern_file: str | Path | None = None,
-        eot_samples: int = 1,
+        eot_samples: int | None = 1,
         through: str = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)
-        if size < 1 or epochs < 1 or not lr > 0 or (batch_size is not None and batch_size < 1):
-            raise UserError(
-                f"attack.size, epochs and batch_size of {self.name} must be at least 1 and lr above 0, "
-                f"got {size}, {epochs}, {batch_size} and {lr}"
-            )
         if not 0 < amplitude <= 1:
             raise UserError(
                 f"attack.amplitude of {self.name} must be above 0 and at most 1, a share of eps, got {amplitude}; for "
                 "more, fit a pattern with a larger attack.eps"
             )
-        self.size = int(size)
-        self.epochs = int(epochs)
-        self.lr = float(lr)
-        self.batch_size = batch_size
+        self.size = self.at_least("size", size, 1)
+        self.epochs = self.at_least("epochs", epochs, 1)
+        self.lr = self.above_zero("lr", lr)
+        self.batch_size = None if batch_size is None else self.at_least("batch_size", batch_size, 1)
         self.amplitude = float(amplitude)
         self.pattern: Tensor | None = None
         self.facts: dict[str, str] = {}
