@@ -41,7 +41,8 @@ from certiqa.entry.build import (
     run_folder,
 )
 from certiqa.entry.fit_metric import fit_metric
-from certiqa.entry.folder import finished_summary, keep_curves, last_checkpoint, locked, set_aside, shown
+from certiqa.entry.folder import keep_curves, last_checkpoint, locked, set_aside, shown
+from certiqa.entry.given import GIVEN_FILES, finished_as_given, given_files
 from certiqa.entry.identity import config_hash, flat_identity
 from certiqa.entry.preemption import stopping_on_signals
 from certiqa.entry.purification import run_study
@@ -80,7 +81,7 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool) -> float |
     """Run the job; returns the figure that ``optimise`` names, None without one."""
     if first_rank and config.fresh and (kept := set_aside(folder)):
         console.print(f"starting over; the earlier run is kept in {kept}")
-    if done := finished_summary(folder, config_hash(config)):
+    if done := finished_as_given(folder, config):
         console.print(f"this run is finished already ([bold]fresh=true[/bold] starts over): {folder}")
         print_summary(done)
         return optimised(config, done)
@@ -266,6 +267,7 @@ def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule
         "data_notes": list(data.test_set.notes),
         "data_fingerprint": data.test_set.fingerprint,
         "weights_fingerprint": fingerprint(metric),
+        GIVEN_FILES: given_files(config),
         "versions": {
             "certiqa": __version__,
             "python": platform.python_version(),

@@ -94,18 +94,21 @@ class Sweep:
         settings before is said to be new.
         """
         from certiqa.entry.folder import finished_summary, move_aside
+        from certiqa.entry.given import finished_as_given
 
         jobs, wrong = [], []
         for place, overrides in enumerate(job_overrides):
             number = first_number + place
             config = self.compose(overrides, number)
             label = " ".join(o for o in overrides if o.split("=")[0].lstrip("+~") not in self.fixed) or "the only one"
+            folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
             try:
                 check_job(config)
+                if not config.get("fresh"):
+                    finished_as_given(folder, config)
             except Exception as error:
                 wrong.append(f"{label}: {reason(error)}")
                 continue
-            folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
             cell = Cell(label, str(folder), config_hash(config), flat_identity(config), log=str(folder / "run.log"))
             jobs.append(Job(cell, tuple(overrides), number, config))
         if wrong:
