@@ -187,6 +187,31 @@ def assert_same_records(folder, expected):
     pd.testing.assert_frame_equal(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_run_stopped_while_it_makes_images_leaves_no_worker(number, code, tmp_path):
+    cache = tmp_path / "cache"
+    running = subprocess.Popen(
+        command("evaluate.py", "defense=none", "data.test=all", outputs=tmp_path / "outputs"),
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CERTIQA_CACHE": str(cache)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while running.poll() is None and not list(cache.glob("mini-*/*/*.png")):
+        time.sleep(0.05)
+    running.send_signal(number)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == code, errors
+    assert "Traceback" not in errors
+    deadline = time.monotonic() + 10
+    with pytest.raises(ProcessLookupError):  # noqa: PT012
+        while time.monotonic() < deadline:
+            os.killpg(running.pid, 0)
+            time.sleep(0.1)
+
+
 @pytest.mark.full
 def test_kill_at_any_moment_loses_nothing(tmp_path, unbroken):
     for lines in (1, 4, 9):

@@ -43,6 +43,7 @@ def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Run a Hydra app; print what a user did wrong as one message and exit with 1.
 
     The exit code is 130 after Ctrl-C, and 75 (EX_TEMPFAIL: try again) after SIGTERM, which schedulers can requeue on.
+    Before the run has its folder, in the seconds of composing and importing, SIGTERM ends the process as any other.
 
     ``CERTIQA_TRACEBACK=1`` shows the traceback too.
     """

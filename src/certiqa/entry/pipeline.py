@@ -44,7 +44,7 @@ from certiqa.entry.fit_metric import fit_metric
 from certiqa.entry.folder import keep_curves, last_checkpoint, locked, set_aside, shown
 from certiqa.entry.given import GIVEN_FILES, finished_as_given, given_files
 from certiqa.entry.identity import config_hash, flat_identity
-from certiqa.entry.preemption import stopping_on_signals
+from certiqa.entry.preemption import Preemption, stopping_on_signals
 from certiqa.entry.purification import run_study
 from certiqa.entry.tracking import build_loggers, closing_loggers, publish, start_tracking
 from certiqa.errors import UserError, suggest
@@ -64,20 +64,21 @@ console = Console()
 def run(config: DictConfig) -> float | None:
     """Run one job of ``train.py`` or ``evaluate.py`` in its folder; returns what ``optimise`` asks for."""
     if config.task == "mini_metric":
-        fit_metric(config)
+        with stopping_on_signals():
+            fit_metric(config)
         return None
     folder = run_folder(config)
     if config.task == "purification":
-        with locked(folder):
+        with locked(folder), stopping_on_signals():
             run_study(config)
         return None
     check_objective(config)
     first_rank = not getattr(rank_zero_only, "rank", None)
-    with locked(folder) if first_rank else nullcontext():
-        return run_in_folder(config, folder, first_rank)
+    with locked(folder) if first_rank else nullcontext(), stopping_on_signals() as preemption:
+        return run_in_folder(config, folder, first_rank, preemption)
 
 
-def run_in_folder(config: DictConfig, folder: Path, first_rank: bool) -> float | None:
+def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption: Preemption) -> float | None:
     """Run the job; returns the figure that ``optimise`` names, None without one."""
     if first_rank and config.fresh and (kept := set_aside(folder)):
         console.print(f"starting over; the earlier run is kept in {kept}")
@@ -109,31 +110,30 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool) -> float |
     status, started, tested = "failed", time.monotonic(), None
     earlier = earlier_session(folder, config)
     facts["device"] = name_of_device(trainer.strategy.root_device)
-    with stopping_on_signals() as preemption:
-        try:
-            if module.objective is not None:
-                train(trainer, module, data, folder)
-                if first_rank:
-                    added = [note for note in data.train_set.notes if note not in facts["data_notes"]]
-                    facts["data_notes"] += added
-                    console.print("\n".join(added), style="yellow", end="\n" if added else "")
-                facts["seconds_training"] = round(earlier["seconds_training"] + time.monotonic() - started, 1)
-            tested = time.monotonic()
-            if config.get("optimise"):
-                facts |= validate(trainer, module, data)
-            else:
-                trainer.test(module, data, verbose=False)
-            status = "finished"
-        except (KeyboardInterrupt, SystemExit) as error:
-            # Lightning turns Ctrl-C into SystemExit
-            status = "interrupted"
-            raise KeyboardInterrupt from error
-        finally:
-            preemption.closing = True
-            facts |= {"status": status, "seconds": round(earlier["seconds"] + time.monotonic() - started, 1)}
-            recorded = recorder.num_recorded * trainer.world_size  # images are shared out evenly
-            facts["images_per_second"] = recorded / (time.monotonic() - tested) if tested and recorded else None
-            summary = finish(folder, defense, config, facts, callbacks) if first_rank else {}
+    try:
+        if module.objective is not None:
+            train(trainer, module, data, folder)
+            if first_rank:
+                added = [note for note in data.train_set.notes if note not in facts["data_notes"]]
+                facts["data_notes"] += added
+                console.print("\n".join(added), style="yellow", end="\n" if added else "")
+            facts["seconds_training"] = round(earlier["seconds_training"] + time.monotonic() - started, 1)
+        tested = time.monotonic()
+        if config.get("optimise"):
+            facts |= validate(trainer, module, data)
+        else:
+            trainer.test(module, data, verbose=False)
+        status = "finished"
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning turns Ctrl-C into SystemExit
+        status = "interrupted"
+        raise KeyboardInterrupt from error
+    finally:
+        preemption.closing = True
+        facts |= {"status": status, "seconds": round(earlier["seconds"] + time.monotonic() - started, 1)}
+        recorded = recorder.num_recorded * trainer.world_size  # images are shared out evenly
+        facts["images_per_second"] = recorded / (time.monotonic() - tested) if tested and recorded else None
+        summary = finish(folder, defense, config, facts, callbacks) if first_rank else {}
     if not first_rank:
         return None
     print_summary(summary)
