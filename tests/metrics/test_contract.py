@@ -176,6 +176,24 @@ def test_require_metric_raises_all_failures_at_once():
     assert require_metric(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))).name == "sequential"
 
 
+class HalfBounded(QualityMetric):
+    score_range = (0.0, float("inf"))
+
+
+@pytest.mark.parametrize(
+    "score_range", [(0, float("inf")), (float("nan"), 1), (5, 1), (1, 1), (1,)], ids=lambda value: str(value)
+)
+def test_a_range_that_is_none_is_refused_where_the_metric_is_built(linear_metric, score_range):
+    with pytest.raises(UserError, match=r"score_range=.* of metric 'linear' must be \(low, high\).*None where there"):
+        linear_metric(score_range=score_range)
+    assert linear_metric(score_range=(5, 10)).score_range == (5.0, 10.0)
+
+
+def test_a_metric_class_of_the_users_own_is_held_to_it_too():
+    with pytest.raises(UserError, match=r"score_range=\(0\.0, inf\)"):
+        as_metric(HalfBounded())
+
+
 def test_as_metric_wraps_and_freezes_a_plain_module(images):
     class Mine(nn.Module):
         score_range = (0, 10)
