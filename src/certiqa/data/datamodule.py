@@ -41,11 +41,15 @@ class QualityDataModule(pl.LightningDataModule):
             case, and are what reading the originals gives, see ``certiqa.data.shrunk``.
         test_crops: ``{size, number}``: the metric is to average over crops, see
             ``certiqa.metrics.CropAveraged``; acted on where the metric is built.
-        on_error: "raise" stops at an image that cannot be read; "skip" records it as failed in a test, leaves it out of
-            validation, and takes the next one in training.
+        on_error: "raise" stops at an image that cannot be read, or is smaller than ``least_sides``; "skip" records it
+            as failed in a test, leaves it out of validation, and takes the next one in training.
         root: folder of the data set's files; None for ``$CERTIQA_DATA``.
         split_seed: of splits that are not official.
         options: what else the data set's loader takes, see ``certiqa.data.load_dataset``.
+
+    Attributes:
+        least_sides: (height, width) that a whole image of validation and test must have to be scored; to be set before
+            the images are asked for.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class QualityDataModule(pl.LightningDataModule):
         self.prepare = prepare
         self.test_crops = test_crops
         self.on_error = on_error
+        self.least_sides: Size = (1, 1)
         self._sets: dict[str, ImageDataset] = {}
         self._parts: dict[str, ImageDataset] = {}
 
@@ -114,7 +119,7 @@ class QualityDataModule(pl.LightningDataModule):
     @property
     def train_set(self) -> ImageDataset:
         """The images trained on."""
-        return self._once("train", lambda: self.dataset("train"))
+        return self._once("train", lambda: self.dataset("train"))  # crops, whose size is their own
 
     @property
     def validation_set(self) -> ImageDataset:
@@ -122,7 +127,7 @@ class QualityDataModule(pl.LightningDataModule):
         return self._once("validation", self._choose_validation)
 
     def _choose_validation(self) -> ImageDataset:
-        whole = self.dataset("quick_validation")
+        whole = self.dataset("quick_validation").at_least(self.least_sides)
         if self.validation_images is None or self.validation_images >= len(whole):
             return whole
         return spread(whole, self.validation_images)
@@ -133,7 +138,7 @@ class QualityDataModule(pl.LightningDataModule):
         return self._once("test", self._choose_test)
 
     def _choose_test(self) -> ImageDataset:
-        whole = self.dataset("quick" if self.test == "quick" else "test")
+        whole = self.dataset("quick" if self.test == "quick" else "test").at_least(self.least_sides)
         if self.limit_test is None or self.limit_test >= len(whole):
             return whole
         return spread(whole, self.limit_test)
@@ -156,6 +161,11 @@ class QualityDataModule(pl.LightningDataModule):
                 self.dataset(split)
         else:
             self.test_set  # noqa: B018
+
+    def setup(self, stage: str) -> None:
+        """Raise UserError before any step where a validation image cannot be read or scored."""
+        if stage == "fit":
+            self.validation_set.sizes_or_none()
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return batches of training crops, in an order that depends on (seed, epoch) alone."""

@@ -238,6 +238,12 @@ def chosen_device(config: DictConfig) -> str:
     return "cuda" if asked in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
 
 
+def sides_to_score(defense: QualityMetric) -> tuple[int, int]:
+    """Return the smallest (height, width) that both the defense and the metric behind it score."""
+    (height, width), (plain_height, plain_width) = defense.min_sides, undefended(defense).min_sides
+    return max(height, plain_height), max(width, plain_width)
+
+
 def check_shares(trainer: pl.Trainer, data: QualityDataModule) -> None:
     """Raise UserError where a process would have no image to test, which Lightning stops at in the middle of a run."""
     if trainer.world_size > len(data.test_set):

@@ -39,6 +39,7 @@ from certiqa.entry.build import (
     check_objective,
     check_shares,
     run_folder,
+    sides_to_score,
 )
 from certiqa.entry.fit_metric import fit_metric
 from certiqa.entry.folder import keep_curves, last_checkpoint, locked, set_aside, shown
@@ -91,6 +92,7 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
     metric = build_metric(config)
     defense = build_defense(config, metric, trained=config.task == "evaluate")
     data: QualityDataModule = build(config.data)
+    data.least_sides = sides_to_score(defense)
     facts = describe(config, defense, data)
     callbacks = build_callbacks(config, defense, data)
     if first_rank:
@@ -103,6 +105,7 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
         keep_curves(folder)
     trainer = build_trainer(config, callbacks, build_loggers(config))
     check_shares(trainer, data)
+    data.test_set.sizes_or_none()  # an image that cannot be read or scored stops the run here or nowhere
     if first_rank and isinstance(recorder, Certification):
         announce(recorder, defense, data)
     if first_rank:
