@@ -133,6 +133,25 @@ def test_a_finished_cell_whose_weights_changed_is_not_passed_off_as_done(sweep, 
     assert [row["state"] for row in rows] == ["finished", "finished"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        '{"cells": []}',
+        '{"task": "evaluate", "cells": [{"label": "a", "folder": "b", "config_hash": "c", "cost": 1}]}',
+    ],
+    ids=["empty", "without a task", "a field of another version"],
+)
+def test_an_earlier_sweep_that_cannot_be_read_stops_no_later_one(sweep, tmp_path, content):
+    other = tmp_path / "o" / "sweeps" / "older" / "sweep.json"
+    other.parent.mkdir(parents=True)
+    other.write_text(content)
+    code, out, errors, rows = sweep("defense=none", "seed=0,1")
+    assert code == 0, errors
+    assert f"the earlier sweep in '{other}' cannot be read and is passed over" in out
+    assert [row["state"] for row in rows] == ["finished", "finished"]
+
+
 def test_what_is_the_same_run_is_run_once(sweep, tmp_path):
     _, _, _, rows = sweep("defense=ms", "data.num_workers=0,1")
     assert [row["state"] for row in rows] == ["finished", "finished"]
@@ -151,6 +170,7 @@ def test_what_is_the_same_run_is_run_once(sweep, tmp_path):
         (["metric._target_=torch.nn.Identity,torch.nn.Idntity", "defense=none"], "cannot find 'torch.nn.Idntity'"),
         (["metric=mini,pyiqa", "defense=none"], "metric=pyiqa: metric.metric_name must be given"),
         (["defense=ms,none", "hydra.sweep.subdir=one"], "would share the folder"),
+        (["defense=ms,none", "seed=-1"], "seed must be a whole number from 0 to 4294967295, got -1"),
         (["defense=ms,none", "hydra/launcher=slrm"], "no option 'slrm' for hydra/launcher; .*Did you mean 'slurm'"),
         (["defense=ms,none", "hydra/launcher=slurm", "hydra.launcher.partitoin=a"], "Did you mean .*partition'"),
         (["defense=ms,none", "hydra/launcher=local", "trainer=ddp"], "the launcher starts 1 process a job"),

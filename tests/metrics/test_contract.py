@@ -144,6 +144,29 @@ def test_nan_scores_are_named():
     assert "nan" in failures["finite"]
 
 
+class OneSize(nn.Module):
+    """Takes images of 224x224 pixels alone, as networks with a fully connected end do."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3 * 224 * 224, 1)
+
+    def forward(self, images):
+        return self.head(images.flatten(1))
+
+
+def test_a_metric_that_takes_one_size_is_told_to_say_so():
+    report = check_metric(OneSize())
+    assert list(report.failures) == ["one score per image"]
+    reason = report.failures["one score per image"]
+    assert reason.startswith("could not score 64x64 probe images: ")
+    assert "shapes cannot be multiplied" in reason
+    assert reason.endswith("set min_size to the smallest side that it takes")
+    network = OneSize()
+    network.min_size = 224
+    assert "one score per image" in check_metric(network).passed
+
+
 def test_a_plain_module_of_two_outputs_per_image_is_named():
     class TwoOutputs(nn.Module):
         def forward(self, images):

@@ -17,7 +17,7 @@ from certiqa.data.images import ImageDataset
 from certiqa.data.reading import Size
 from certiqa.data.registry import check_options, load_dataset
 from certiqa.data.shrunk import shrunken
-from certiqa.errors import UserError
+from certiqa.errors import UserError, require_count
 
 
 class QualityDataModule(pl.LightningDataModule):
@@ -80,6 +80,10 @@ class QualityDataModule(pl.LightningDataModule):
             raise UserError(f"data.test must be quick or all, got '{test}'")
         if batch_size < 1 or eval_batch_size < 1:
             raise UserError(f"batch sizes must be at least 1, got {batch_size} and {eval_batch_size}")
+        require_count("data.crop", crop)
+        require_count("data.validation_images", validation_images)
+        require_count("data.limit_test", limit_test)
+        require_count("data.num_workers", num_workers, least=0)
         self.dataset_name = name
         self.test = test
         self.batch_size = batch_size

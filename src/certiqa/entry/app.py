@@ -5,6 +5,7 @@ Nothing here imports torch, so that ``--help`` and a mistyped option answer at o
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -25,6 +26,8 @@ from certiqa.entry.preemption import REQUEUE, Requeue
 from certiqa.errors import UserError, suggest
 
 TRACEBACK = "CERTIQA_TRACEBACK"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (*NO_SPACE, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM)
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +136,8 @@ def explain(error: BaseException) -> str | None:
     while cause is not None:
         if isinstance(cause, UserError):
             return str(cause)
+        if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
+            return _unwritable(cause)
         cause = cause.__cause__
     text = str(error)
     if isinstance(error, MissingConfigException):
@@ -144,6 +149,15 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, InstantiationException):
         return _first_paragraph(error)
     return None
+
+
+def _unwritable(error: OSError) -> str:
+    """Return what to do about a file or folder that the system refuses to write."""
+    place = f"'{error.filename}'" if error.filename else "the run's files"
+    advice = "free space there, or set paths.outputs to another folder"
+    if error.errno not in NO_SPACE:
+        advice = "change its permissions, or set paths.outputs to a folder that can be written"
+    return f"cannot write {place}: {error.strerror}; {advice}"
 
 
 def _missing_option(text: str) -> str:

@@ -23,6 +23,7 @@ from certiqa.defenses.purifiers.diffusion import Diffpure
 from certiqa.defenses.purifiers.diffusion_files import shipped_diffusions
 from certiqa.defenses.purifiers.fcn import UNTRAINED, shipped_filters
 from certiqa.denoisers import shipped_denoisers
+from certiqa.entry.checks import missing_in, must_be_given
 from certiqa.entry.identity import fraction
 from certiqa.errors import UserError
 from certiqa.metrics import CropAveraged, QualityMetric, as_metric, require_metric
@@ -43,6 +44,9 @@ def build(node: DictConfig | None, **more: Any) -> Any:
     content = OmegaConf.to_container(node, resolve=True)
     assert isinstance(content, dict)
     chosen = {key: value for key, value in content.items() if value is not None}
+    lacking = {key: value for key, value in chosen.items() if key not in more}
+    for key in missing_in(lacking, node._get_full_key(None)):
+        raise UserError(must_be_given(key.lstrip(".")))
     try:
         return instantiate(chosen, _convert_="all", **more)
     except InstantiationException as error:

@@ -41,6 +41,7 @@ from certiqa.entry.build import (
     run_folder,
     sides_to_score,
 )
+from certiqa.entry.checks import check_seed
 from certiqa.entry.fit_metric import fit_metric
 from certiqa.entry.folder import keep_curves, last_checkpoint, locked, set_aside, shown
 from certiqa.entry.given import GIVEN_FILES, finished_as_given, given_files
@@ -64,6 +65,7 @@ console = Console()
 @closing_loggers()
 def run(config: DictConfig) -> float | None:
     """Run one job of ``train.py`` or ``evaluate.py`` in its folder; returns what ``optimise`` asks for."""
+    check_seed(config)
     if config.task == "mini_metric":
         with stopping_on_signals():
             fit_metric(config)
