@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 
 
 class UserError(Exception):
@@ -22,3 +23,9 @@ def suggest(given: str, known: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its kind."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def require_count(name: str, value: object, least: int = 1) -> None:
+    """Raise UserError unless an option is a whole number of at least ``least``, or None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < least):
+        raise UserError(f"{name} must be a whole number of at least {least}, or null, got {value!r}")

@@ -102,3 +102,17 @@ def test_crops_that_do_not_fit_are_refused_before_any_step(tmp_path, miniatures)
 def test_options_are_checked_where_they_are_given():
     with pytest.raises(UserError, match="data set 'koniq' has no option 'variant'"):
         QualityDataModule("koniq", variant="x")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"limit_test": -1}, {"limit_test": 0}, {"limit_test": "5"}, {"validation_images": -2}, {"num_workers": -1}),
+        *({"crop": 0}, {"crop": -5}),
+    ],
+    ids=str,
+)
+def test_numbers_that_are_no_counts_are_refused(wrong):
+    ((key, value),) = wrong.items()
+    with pytest.raises(UserError, match=rf"data\.{key} must be a whole number of at least \d.* got {value!r}"):
+        QualityDataModule(**wrong)

@@ -93,6 +93,35 @@ def test_validation_leaves_them_out(folder, curved_metric):
     assert len(seen) == COUNT - 2
 
 
+def test_an_image_too_small_to_be_scored_stops_the_run_before_it_starts(folder):
+    for row in (HEADER, BODY):
+        Image.new("RGB", (12, 16)).save(folder / f"{row}.png")
+    Image.new("RGB", (14, 5)).save(folder / "6.png")
+    for act in (lambda data: data.test_set.sizes(), lambda data: data.setup("fit"), lambda data: data.test_set[6]):
+        data = make()
+        data.least_sides = (6, 3)
+        with pytest.raises(UserError, match=r"the image '.*6\.png' is 5x14 pixels, smaller than the 6x3"):
+            act(data)
+    with pytest.raises(UserError, match=r"data\.on_error=skip"):
+        data.test_set.sizes()
+
+
+def test_skipped_when_too_small_it_is_recorded_and_left_out(folder, curved_metric):
+    Image.new("RGB", (14, 5)).save(folder / "6.png")
+    data = make(on_error="skip")
+    data.least_sides = (6, 6)
+    table = run_test(folder, curved_metric, data, Records(folder / "run"))
+    failed = table[table.failure.notna()]
+    assert list(failed.image_id) == [f"{HEADER}.png", f"{BODY}.png", "6.png"]
+    assert "is 5x14 pixels, smaller than the 6x6" in list(failed.failure)[-1]
+    seen = [name for batch in data.val_dataloader() for name in batch["image_id"]]
+    assert len(seen) == COUNT - 3
+    data = make(on_error="skip")
+    data.least_sides = (600, 600)
+    with pytest.raises(UserError, match="none of the 8 images of data set 'some' can be read at 600x600 pixels"):
+        data.test_set.sizes()
+
+
 def test_a_broken_header_stops_the_run_at_the_size_scan(folder, curved_metric):
     for act in (lambda data: data.test_set.sizes(), lambda data: data.test_dataloader()):
         with pytest.raises(UserError, match=rf"cannot read the image '.*{HEADER}.png'.*data.on_error=skip"):

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -187,6 +188,31 @@ def assert_same_records(folder, expected):
     pd.testing.assert_frame_equal(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_run_stopped_while_it_makes_images_leaves_no_worker(number, code, tmp_path):
+    cache = tmp_path / "cache"
+    running = subprocess.Popen(
+        command("evaluate.py", "defense=none", "data.test=all", outputs=tmp_path / "outputs"),
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CERTIQA_CACHE": str(cache)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while running.poll() is None and not list(cache.glob("mini-*/*/*.png")):
+        time.sleep(0.05)
+    running.send_signal(number)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == code, errors
+    assert "Traceback" not in errors
+    deadline = time.monotonic() + 10
+    with pytest.raises(ProcessLookupError):  # noqa: PT012
+        while time.monotonic() < deadline:
+            os.killpg(running.pid, 0)
+            time.sleep(0.1)
+
+
 @pytest.mark.full
 def test_kill_at_any_moment_loses_nothing(tmp_path, unbroken):
     for lines in (1, 4, 9):
@@ -286,6 +312,10 @@ def test_a_tolerance_stops_early_and_says_why(tmp_path, mini_cache):
         (["certification.radiuss=1"], "unknown key 'certification.radiuss'. Did you mean 'certification.radius'"),
         (["sigmma=0.1"], "unknown key 'sigmma'. Did you mean 'sigma'"),
         (["sigma=0"], "sigma must be positive"),
+        (["seed=-1"], r"seed must be a whole number from 0 to 4294967295, got -1"),
+        (["seed=4294967296"], r"seed must be a whole number from 0 to 4294967295, got 4294967296"),
+        (["metric=pyiqa"], r"metric\.metric_name must be given: metric\.metric_name=\.\.\."),
+        (["defense=none", "data.resize=20"], r"is 20x20 pixels, smaller than the 32x32 that it takes to score it"),
         (
             ["certification.radii=[0.06,0.5]"],
             r"radius 0\.5 cannot be certified with num_samples=100 .* num_samples>=446977",
@@ -304,6 +334,27 @@ def test_bad_input_gets_one_message_and_no_traceback(arguments, message, tmp_pat
     assert re.search(message, done.stderr, re.DOTALL), done.stderr
     assert "Traceback" not in done.stderr
     assert all(pd.read_parquet(path).empty for path in tmp_path.rglob("records.parquet"))
+
+
+def test_an_outputs_folder_that_cannot_be_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    errors = call("evaluate.py", "defense=none", outputs=tmp_path / "file" / "outputs", expect=1).stderr
+    assert re.search(r"^certiqa: cannot write '.*/file/outputs.*': Not a directory; .*set paths\.outputs", errors)
+    assert "Traceback" not in errors
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_is_said(tmp_path, mini_cache):
+    done = subprocess.run(
+        command("train.py", "debug=fast", "defense=dms", "trainer.max_steps=1", outputs=tmp_path),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300 * 1024, 300 * 1024)),
+    )
+    assert done.returncode == 1
+    assert "certiqa: cannot write the run's files: File too large; free space there, or set paths.outp" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_traceback_is_shown_when_asked_for(tmp_path, monkeypatch):

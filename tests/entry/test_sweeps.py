@@ -25,6 +25,7 @@ from omegaconf import OmegaConf
 from certiqa.entry import app, identity
 from certiqa.entry.checks import check_job
 from certiqa.entry.folder import locked
+from certiqa.entry.given import GIVEN_FILES, given_files
 from certiqa.entry.preemption import Requeue, stopping_on_signals
 from certiqa.errors import UserError
 from hydra_plugins.certiqa_launchers import LocalLauncher, outcome
@@ -44,7 +45,7 @@ def quick_task(config):
         raise KeyboardInterrupt
     runs = folder / "runs"
     runs.write_text(runs.read_text() + "x" if runs.exists() else "x")
-    summary = {"status": "finished", "config_hash": identity.config_hash(config)}
+    summary = {"status": "finished", "config_hash": identity.config_hash(config), GIVEN_FILES: given_files(config)}
     if config.get("optimise"):
         summary[config.optimise] = config.objective.ranking_weight
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -119,6 +120,38 @@ def test_fresh_starts_the_cells_over_and_keeps_the_old(sweep, tmp_path):
     assert sorted(name.endswith(".previous-1") for name in runs(tmp_path)) == [False, True]
 
 
+def test_a_finished_cell_whose_weights_changed_is_not_passed_off_as_done(sweep, tmp_path):
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"first")
+    cells = ["defense=dms", f"denoiser.weights={weights}", "sigma=0.1,0.2"]
+    sweep(*cells)
+    weights.write_bytes(b"other")
+    code, _, errors, _ = sweep(*cells)
+    assert code == 1
+    assert re.search(r"sigma=0.1: the results in .* were made otherwise: what denoiser\.weights=.*and 1 more", errors)
+    code, _, _, rows = sweep(*cells, "fresh=true")
+    assert [row["state"] for row in rows] == ["finished", "finished"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        '{"cells": []}',
+        '{"task": "evaluate", "cells": [{"label": "a", "folder": "b", "config_hash": "c", "cost": 1}]}',
+    ],
+    ids=["empty", "without a task", "a field of another version"],
+)
+def test_an_earlier_sweep_that_cannot_be_read_stops_no_later_one(sweep, tmp_path, content):
+    other = tmp_path / "o" / "sweeps" / "older" / "sweep.json"
+    other.parent.mkdir(parents=True)
+    other.write_text(content)
+    code, out, errors, rows = sweep("defense=none", "seed=0,1")
+    assert code == 0, errors
+    assert f"the earlier sweep in '{other}' cannot be read and is passed over" in out
+    assert [row["state"] for row in rows] == ["finished", "finished"]
+
+
 def test_what_is_the_same_run_is_run_once(sweep, tmp_path):
     _, _, _, rows = sweep("defense=ms", "data.num_workers=0,1")
     assert [row["state"] for row in rows] == ["finished", "finished"]
@@ -137,6 +170,7 @@ def test_what_is_the_same_run_is_run_once(sweep, tmp_path):
         (["metric._target_=torch.nn.Identity,torch.nn.Idntity", "defense=none"], "cannot find 'torch.nn.Idntity'"),
         (["metric=mini,pyiqa", "defense=none"], "metric=pyiqa: metric.metric_name must be given"),
         (["defense=ms,none", "hydra.sweep.subdir=one"], "would share the folder"),
+        (["defense=ms,none", "seed=-1"], "seed must be a whole number from 0 to 4294967295, got -1"),
         (["defense=ms,none", "hydra/launcher=slrm"], "no option 'slrm' for hydra/launcher; .*Did you mean 'slurm'"),
         (["defense=ms,none", "hydra/launcher=slurm", "hydra.launcher.partitoin=a"], "Did you mean .*partition'"),
         (["defense=ms,none", "hydra/launcher=local", "trainer=ddp"], "the launcher starts 1 process a job"),

@@ -144,6 +144,29 @@ def test_nan_scores_are_named():
     assert "nan" in failures["finite"]
 
 
+class OneSize(nn.Module):
+    """Takes images of 224x224 pixels alone, as networks with a fully connected end do."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3 * 224 * 224, 1)
+
+    def forward(self, images):
+        return self.head(images.flatten(1))
+
+
+def test_a_metric_that_takes_one_size_is_told_to_say_so():
+    report = check_metric(OneSize())
+    assert list(report.failures) == ["one score per image"]
+    reason = report.failures["one score per image"]
+    assert reason.startswith("could not score 64x64 probe images: ")
+    assert "shapes cannot be multiplied" in reason
+    assert reason.endswith("set min_size to the smallest side that it takes")
+    network = OneSize()
+    network.min_size = 224
+    assert "one score per image" in check_metric(network).passed
+
+
 def test_a_plain_module_of_two_outputs_per_image_is_named():
     class TwoOutputs(nn.Module):
         def forward(self, images):
@@ -174,6 +197,24 @@ def test_require_metric_raises_all_failures_at_once():
     with pytest.raises(UserError, match=r"(?s)'brightness'.*differentiable.*eval mode"):
         require_metric(Twice())
     assert require_metric(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))).name == "sequential"
+
+
+class HalfBounded(QualityMetric):
+    score_range = (0.0, float("inf"))
+
+
+@pytest.mark.parametrize(
+    "score_range", [(0, float("inf")), (float("nan"), 1), (5, 1), (1, 1), (1,)], ids=lambda value: str(value)
+)
+def test_a_range_that_is_none_is_refused_where_the_metric_is_built(linear_metric, score_range):
+    with pytest.raises(UserError, match=r"score_range=.* of metric 'linear' must be \(low, high\).*None where there"):
+        linear_metric(score_range=score_range)
+    assert linear_metric(score_range=(5, 10)).score_range == (5.0, 10.0)
+
+
+def test_a_metric_class_of_the_users_own_is_held_to_it_too():
+    with pytest.raises(UserError, match=r"score_range=\(0\.0, inf\)"):
+        as_metric(HalfBounded())
 
 
 def test_as_metric_wraps_and_freezes_a_plain_module(images):

@@ -112,6 +112,12 @@ def test_negative_settings_are_refused(key):
         DenoisingObjective(**{key: -0.1})
 
 
+@pytest.mark.parametrize("side", [0, -3, 2.5])
+def test_a_crop_that_is_no_side_is_refused(side):
+    with pytest.raises(UserError, match=rf"objective\.mse_crop must be a whole number of at least 1, .* got {side}"):
+        DenoisingObjective(mse_crop=side)
+
+
 def test_other_settings_that_cannot_be():
     with pytest.raises(UserError, match=r"mse_share must be in \[0, 1\], got 1.5"):
         DenoisingObjective(mse_share=1.5)

@@ -64,7 +64,7 @@ class Certification(Records):
         confidence: float = 0.999,
         joint_confidence: float | None = None,
         tolerance: float | None = None,
-        saturation: float | None = 0.25,
+        saturation: float | None = None,
         first_look: int = 50,
         look_ratio: float = 1.1,
         randomised: bool = False,

@@ -17,7 +17,7 @@ from certiqa.data.images import ImageDataset
 from certiqa.data.reading import Size
 from certiqa.data.registry import check_options, load_dataset
 from certiqa.data.shrunk import shrunken
-from certiqa.errors import UserError
+from certiqa.errors import UserError, require_count
 
 
 class QualityDataModule(pl.LightningDataModule):
@@ -41,11 +41,15 @@ class QualityDataModule(pl.LightningDataModule):
             case, and are what reading the originals gives, see ``certiqa.data.shrunk``.
         test_crops: ``{size, number}``: the metric is to average over crops, see
             ``certiqa.metrics.CropAveraged``; acted on where the metric is built.
-        on_error: "raise" stops at an image that cannot be read; "skip" records it as failed in a test, leaves it out of
-            validation, and takes the next one in training.
+        on_error: "raise" stops at an image that cannot be read, or is smaller than ``least_sides``; "skip" records it
+            as failed in a test, leaves it out of validation, and takes the next one in training.
         root: folder of the data set's files; None for ``$CERTIQA_DATA``.
         split_seed: of splits that are not official.
         options: what else the data set's loader takes, see ``certiqa.data.load_dataset``.
+
+    Attributes:
+        least_sides: (height, width) that a whole image of validation and test must have to be scored; to be set before
+            the images are asked for.
     """
 
     def __init__(
@@ -76,6 +80,10 @@ class QualityDataModule(pl.LightningDataModule):
             raise UserError(f"data.test must be quick or all, got '{test}'")
         if batch_size < 1 or eval_batch_size < 1:
             raise UserError(f"batch sizes must be at least 1, got {batch_size} and {eval_batch_size}")
+        require_count("data.crop", crop)
+        require_count("data.validation_images", validation_images)
+        require_count("data.limit_test", limit_test)
+        require_count("data.num_workers", num_workers, least=0)
         self.dataset_name = name
         self.test = test
         self.batch_size = batch_size
@@ -94,6 +102,7 @@ class QualityDataModule(pl.LightningDataModule):
         self.prepare = prepare
         self.test_crops = test_crops
         self.on_error = on_error
+        self.least_sides: Size = (1, 1)
         self._sets: dict[str, ImageDataset] = {}
         self._parts: dict[str, ImageDataset] = {}
 
@@ -114,7 +123,7 @@ class QualityDataModule(pl.LightningDataModule):
     @property
     def train_set(self) -> ImageDataset:
         """The images trained on."""
-        return self._once("train", lambda: self.dataset("train"))
+        return self._once("train", lambda: self.dataset("train"))  # crops, whose size is their own
 
     @property
     def validation_set(self) -> ImageDataset:
@@ -122,7 +131,7 @@ class QualityDataModule(pl.LightningDataModule):
         return self._once("validation", self._choose_validation)
 
     def _choose_validation(self) -> ImageDataset:
-        whole = self.dataset("quick_validation")
+        whole = self.dataset("quick_validation").at_least(self.least_sides)
         if self.validation_images is None or self.validation_images >= len(whole):
             return whole
         return spread(whole, self.validation_images)
@@ -133,7 +142,7 @@ class QualityDataModule(pl.LightningDataModule):
         return self._once("test", self._choose_test)
 
     def _choose_test(self) -> ImageDataset:
-        whole = self.dataset("quick" if self.test == "quick" else "test")
+        whole = self.dataset("quick" if self.test == "quick" else "test").at_least(self.least_sides)
         if self.limit_test is None or self.limit_test >= len(whole):
             return whole
         return spread(whole, self.limit_test)
@@ -156,6 +165,11 @@ class QualityDataModule(pl.LightningDataModule):
                 self.dataset(split)
         else:
             self.test_set  # noqa: B018
+
+    def setup(self, stage: str) -> None:
+        """Raise UserError before any step where a validation image cannot be read or scored."""
+        if stage == "fit":
+            self.validation_set.sizes_or_none()
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return batches of training crops, in an order that depends on (seed, epoch) alone."""

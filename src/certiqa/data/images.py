@@ -80,6 +80,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.resize: Resize = None
         self.resize_filter = "bicubic"
         self.on_error = "raise"
+        self.least_sides: Size = (1, 1)
         self._sizes: list[Size | None] | None = None
         seen: set[str] = set()
         low, high = mos_range or (-math.inf, math.inf)
@@ -98,6 +99,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         pixels = read_image(record.prepared or record.path, self.resize, self.resize_filter)
+        self._require_least_sides(record, (pixels.shape[0], pixels.shape[1]))
         return {"image": to_tensor(pixels), **self.facts(index)}
 
     def facts(self, index: int) -> dict[str, Any]:
@@ -132,7 +134,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     def sizes_or_none(self) -> list[Size | None]:
         """Return (height, width) of every image, from the files' headers; read once.
 
-        A header that cannot be read gives None where ``on_error`` is "skip".
+        A header that cannot be read, or an image below ``at_least``, gives None where ``on_error`` is "skip".
 
         Raises:
             UserError: naming the first such file where it is "raise", or if there is no other.
@@ -140,8 +142,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
         if self._sizes is None:
             sizes = [self._size(record) for record in self.records]
             if sizes and not any(sizes):
+                needed = "" if self.least_sides == (1, 1) else f" at {_by(self.least_sides)} pixels or more"
                 raise UserError(
-                    f"none of the {len(sizes)} images of data set '{self.name}' can be read, the first of them "
+                    f"none of the {len(sizes)} images of data set '{self.name}' can be read{needed}, the first of them "
                     f"'{self.records[0].path}'; is the data set complete?"
                 )
             self._sizes = sizes
@@ -149,12 +152,27 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     def _size(self, record: ImageRecord) -> Size | None:
         try:
-            return image_size(record.prepared or record.path, self.resize)
+            size = image_size(record.prepared or record.path, self.resize)
+            self._require_least_sides(record, size)
+            return size
         except UnreadableError as error:
             if self.on_error == "raise":
                 raise UnreadableError(f"{error}, or pass over such images with data.on_error=skip") from error
             log.warning("%s (skipped)", error)
             return None
+
+    def _require_least_sides(self, record: ImageRecord, size: Size) -> None:
+        if size[0] < self.least_sides[0] or size[1] < self.least_sides[1]:
+            raise UnreadableError(
+                f"the image '{record.path}' is {_by(size)} pixels, smaller than the {_by(self.least_sides)} that it "
+                "takes to score it; leave it out, enlarge images with data.resize"
+            )
+
+    def at_least(self, sides: Size) -> ImageDataset:
+        """Return the same images, those smaller than (height, width) treated as such that cannot be read."""
+        images = self.with_records(self.records)
+        images.least_sides = sides
+        return images
 
     def reading(
         self,
@@ -188,6 +206,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
         images.records = list(records)
         images._sizes = None
         return images
+
+
+def _by(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:

@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from certiqa.data.images import ImageDataset, ImageRecord, read_image
 from certiqa.errors import UserError, suggest
 from certiqa.storage.cache import cache_root
 from certiqa.storage.files import write_aside
+from certiqa.storage.workers import worker_pool
 
 ASSETS = Path(__file__).parent.parent / "assets"
 MOS_RANGE = (1.0, 5.0)
@@ -194,7 +195,7 @@ def _make_images(folder: Path, cells: Sequence[tuple[str, int, int]]) -> Iterato
         for (photograph, type_id), group in itertools.groupby(cells, key=lambda cell: cell[:2])
     ]
     columns = (TextColumn("making data set mini"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as progress, ProcessPoolExecutor(_cores()) as pool:
+    with Progress(*columns) as progress, worker_pool(_cores()) as pool:
         task = progress.add_task("", total=len(cells))
         futures = [pool.submit(_make_levels, *job) for job in jobs]
         try:

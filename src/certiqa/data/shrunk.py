@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from certiqa.data.reading import Resize, UnreadableError, check_resize, image_si
 from certiqa.errors import UserError
 from certiqa.storage.cache import cache_root
 from certiqa.storage.files import check_space, write_aside
+from certiqa.storage.workers import worker_pool
 
 SHORTER_SIDE = 512
 BYTES_PER_PIXEL = 2  # of a PNG of a photograph, rather more than less
@@ -141,7 +142,7 @@ def _make_all(jobs: Sequence[Path], folder: Path, resize: Resize, resize_filter:
     columns = (TextColumn("resizing images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     if not chunks:
         return failures
-    with Progress(*columns) as progress, ProcessPoolExecutor(min(workers, len(chunks))) as pool:
+    with Progress(*columns) as progress, worker_pool(min(workers, len(chunks))) as pool:
         task = progress.add_task("", total=len(jobs))
         futures = {pool.submit(_make_some, chunk, folder, resize, resize_filter): len(chunk) for chunk in chunks}
         try:

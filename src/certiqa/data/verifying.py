@@ -6,7 +6,6 @@ import csv
 import inspect
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from certiqa.data.registry import DATASETS
 from certiqa.data.shrunk import cores
 from certiqa.data.sources import Source, Table
 from certiqa.errors import UserError
+from certiqa.storage.workers import worker_pool
 
 SAMPLE = 50
 SHOWN = 5
@@ -114,7 +114,7 @@ def _has_size(path: Path, size: int) -> bool:
 def _undecodable(paths: Sequence[Path], workers: int) -> list[str]:
     columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     failures = []
-    with Progress(*columns) as progress, ProcessPoolExecutor(min(workers, len(paths) or 1)) as pool:
+    with Progress(*columns) as progress, worker_pool(min(workers, len(paths) or 1)) as pool:
         for failure in progress.track(pool.map(_failure, paths, chunksize=16), total=len(paths)):
             if failure:
                 failures.append(failure)

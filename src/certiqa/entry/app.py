@@ -5,6 +5,7 @@ Nothing here imports torch, so that ``--help`` and a mistyped option answer at o
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -25,6 +26,8 @@ from certiqa.entry.preemption import REQUEUE, Requeue
 from certiqa.errors import UserError, suggest
 
 TRACEBACK = "CERTIQA_TRACEBACK"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (*NO_SPACE, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM)
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Run a Hydra app; print what a user did wrong as one message and exit with 1.
 
     The exit code is 130 after Ctrl-C, and 75 (EX_TEMPFAIL: try again) after SIGTERM, which schedulers can requeue on.
+    Before the run has its folder, in the seconds of composing and importing, SIGTERM ends the process as any other.
 
     ``CERTIQA_TRACEBACK=1`` shows the traceback too.
     """
@@ -132,6 +136,8 @@ def explain(error: BaseException) -> str | None:
     while cause is not None:
         if isinstance(cause, UserError):
             return str(cause)
+        if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
+            return _unwritable(cause)
         cause = cause.__cause__
     text = str(error)
     if isinstance(error, MissingConfigException):
@@ -143,6 +149,15 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, InstantiationException):
         return _first_paragraph(error)
     return None
+
+
+def _unwritable(error: OSError) -> str:
+    """Return what to do about a file or folder that the system refuses to write."""
+    place = f"'{error.filename}'" if error.filename else "the run's files"
+    advice = "free space there, or set paths.outputs to another folder"
+    if error.errno not in NO_SPACE:
+        advice = "change its permissions, or set paths.outputs to a folder that can be written"
+    return f"cannot write {place}: {error.strerror}; {advice}"
 
 
 def _missing_option(text: str) -> str:

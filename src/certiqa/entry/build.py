@@ -23,6 +23,7 @@ from certiqa.defenses.purifiers.diffusion import Diffpure
 from certiqa.defenses.purifiers.diffusion_files import shipped_diffusions
 from certiqa.defenses.purifiers.fcn import UNTRAINED, shipped_filters
 from certiqa.denoisers import shipped_denoisers
+from certiqa.entry.checks import missing_in, must_be_given
 from certiqa.entry.identity import fraction
 from certiqa.errors import UserError
 from certiqa.metrics import CropAveraged, QualityMetric, as_metric, require_metric
@@ -43,6 +44,9 @@ def build(node: DictConfig | None, **more: Any) -> Any:
     content = OmegaConf.to_container(node, resolve=True)
     assert isinstance(content, dict)
     chosen = {key: value for key, value in content.items() if value is not None}
+    lacking = {key: value for key, value in chosen.items() if key not in more}
+    for key in missing_in(lacking, node._get_full_key(None)):
+        raise UserError(must_be_given(key.lstrip(".")))
     try:
         return instantiate(chosen, _convert_="all", **more)
     except InstantiationException as error:
@@ -236,6 +240,12 @@ def chosen_device(config: DictConfig) -> str:
     if asked in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={asked}, but torch finds no GPU; leave it at auto or choose cpu")
     return "cuda" if asked in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+
+
+def sides_to_score(defense: QualityMetric) -> tuple[int, int]:
+    """Return the smallest (height, width) that both the defense and the metric behind it score."""
+    (height, width), (plain_height, plain_width) = defense.min_sides, undefended(defense).min_sides
+    return max(height, plain_height), max(width, plain_width)
 
 
 def check_shares(trainer: pl.Trainer, data: QualityDataModule) -> None:

@@ -23,7 +23,8 @@ def check_job(config: DictConfig) -> None:
     assert isinstance(content, dict)
     missing = [key for part, node in content.items() if part != "hydra" for key in missing_in(node, str(part))]
     if missing:
-        raise UserError(f"{missing[0]} must be given: {missing[0]}=...")
+        raise UserError(must_be_given(missing[0]))
+    check_seed(config)
     resolved = semantic_config(config)
     check_objective(config)
     for target in set(targets_of(resolved)):
@@ -31,6 +32,17 @@ def check_job(config: DictConfig) -> None:
     defense = resolved["defense"]
     if str(defense.get("_target_")).endswith(".MedianSmoothing") and resolved.get("certification"):
         check_certificate(resolved)
+
+
+def must_be_given(key: str) -> str:
+    """Return what to say of a value that is ``???``."""
+    return f"{key} must be given: {key}=..."
+
+
+def check_seed(config: DictConfig) -> None:
+    """Raise UserError for a seed that NumPy's generators do not take."""
+    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
+        raise UserError(f"seed must be a whole number from 0 to {2**32 - 1}, got {config.seed}")
 
 
 def missing_in(content: Any, name: str) -> Iterator[str]:

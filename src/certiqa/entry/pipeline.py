@@ -39,11 +39,14 @@ from certiqa.entry.build import (
     check_objective,
     check_shares,
     run_folder,
+    sides_to_score,
 )
+from certiqa.entry.checks import check_seed
 from certiqa.entry.fit_metric import fit_metric
-from certiqa.entry.folder import finished_summary, keep_curves, last_checkpoint, locked, set_aside, shown
+from certiqa.entry.folder import keep_curves, last_checkpoint, locked, set_aside, shown
+from certiqa.entry.given import GIVEN_FILES, finished_as_given, given_files
 from certiqa.entry.identity import config_hash, flat_identity
-from certiqa.entry.preemption import stopping_on_signals
+from certiqa.entry.preemption import Preemption, stopping_on_signals
 from certiqa.entry.purification import run_study
 from certiqa.entry.tracking import build_loggers, closing_loggers, publish, start_tracking
 from certiqa.errors import UserError, suggest
@@ -62,25 +65,27 @@ console = Console()
 @closing_loggers()
 def run(config: DictConfig) -> float | None:
     """Run one job of ``train.py`` or ``evaluate.py`` in its folder; returns what ``optimise`` asks for."""
+    check_seed(config)
     if config.task == "mini_metric":
-        fit_metric(config)
+        with stopping_on_signals():
+            fit_metric(config)
         return None
     folder = run_folder(config)
     if config.task == "purification":
-        with locked(folder):
+        with locked(folder), stopping_on_signals():
             run_study(config)
         return None
     check_objective(config)
     first_rank = not getattr(rank_zero_only, "rank", None)
-    with locked(folder) if first_rank else nullcontext():
-        return run_in_folder(config, folder, first_rank)
+    with locked(folder) if first_rank else nullcontext(), stopping_on_signals() as preemption:
+        return run_in_folder(config, folder, first_rank, preemption)
 
 
-def run_in_folder(config: DictConfig, folder: Path, first_rank: bool) -> float | None:
+def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption: Preemption) -> float | None:
     """Run the job; returns the figure that ``optimise`` names, None without one."""
     if first_rank and config.fresh and (kept := set_aside(folder)):
         console.print(f"starting over; the earlier run is kept in {kept}")
-    if done := finished_summary(folder, config_hash(config)):
+    if done := finished_as_given(folder, config):
         console.print(f"this run is finished already ([bold]fresh=true[/bold] starts over): {folder}")
         print_summary(done)
         return optimised(config, done)
@@ -89,6 +94,7 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool) -> float |
     metric = build_metric(config)
     defense = build_defense(config, metric, trained=config.task == "evaluate")
     data: QualityDataModule = build(config.data)
+    data.least_sides = sides_to_score(defense)
     facts = describe(config, defense, data)
     callbacks = build_callbacks(config, defense, data)
     if first_rank:
@@ -101,6 +107,7 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool) -> float |
         keep_curves(folder)
     trainer = build_trainer(config, callbacks, build_loggers(config))
     check_shares(trainer, data)
+    data.test_set.sizes_or_none()  # an image that cannot be read or scored stops the run here or nowhere
     if first_rank and isinstance(recorder, Certification):
         announce(recorder, defense, data)
     if first_rank:
@@ -108,31 +115,30 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool) -> float |
     status, started, tested = "failed", time.monotonic(), None
     earlier = earlier_session(folder, config)
     facts["device"] = name_of_device(trainer.strategy.root_device)
-    with stopping_on_signals() as preemption:
-        try:
-            if module.objective is not None:
-                train(trainer, module, data, folder)
-                if first_rank:
-                    added = [note for note in data.train_set.notes if note not in facts["data_notes"]]
-                    facts["data_notes"] += added
-                    console.print("\n".join(added), style="yellow", end="\n" if added else "")
-                facts["seconds_training"] = round(earlier["seconds_training"] + time.monotonic() - started, 1)
-            tested = time.monotonic()
-            if config.get("optimise"):
-                facts |= validate(trainer, module, data)
-            else:
-                trainer.test(module, data, verbose=False)
-            status = "finished"
-        except (KeyboardInterrupt, SystemExit) as error:
-            # Lightning turns Ctrl-C into SystemExit
-            status = "interrupted"
-            raise KeyboardInterrupt from error
-        finally:
-            preemption.closing = True
-            facts |= {"status": status, "seconds": round(earlier["seconds"] + time.monotonic() - started, 1)}
-            recorded = recorder.num_recorded * trainer.world_size  # images are shared out evenly
-            facts["images_per_second"] = recorded / (time.monotonic() - tested) if tested and recorded else None
-            summary = finish(folder, defense, config, facts, callbacks) if first_rank else {}
+    try:
+        if module.objective is not None:
+            train(trainer, module, data, folder)
+            if first_rank:
+                added = [note for note in data.train_set.notes if note not in facts["data_notes"]]
+                facts["data_notes"] += added
+                console.print("\n".join(added), style="yellow", end="\n" if added else "")
+            facts["seconds_training"] = round(earlier["seconds_training"] + time.monotonic() - started, 1)
+        tested = time.monotonic()
+        if config.get("optimise"):
+            facts |= validate(trainer, module, data)
+        else:
+            trainer.test(module, data, verbose=False)
+        status = "finished"
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning turns Ctrl-C into SystemExit
+        status = "interrupted"
+        raise KeyboardInterrupt from error
+    finally:
+        preemption.closing = True
+        facts |= {"status": status, "seconds": round(earlier["seconds"] + time.monotonic() - started, 1)}
+        recorded = recorder.num_recorded * trainer.world_size  # images are shared out evenly
+        facts["images_per_second"] = recorded / (time.monotonic() - tested) if tested and recorded else None
+        summary = finish(folder, defense, config, facts, callbacks) if first_rank else {}
     if not first_rank:
         return None
     print_summary(summary)
@@ -266,6 +272,7 @@ def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule
         "data_notes": list(data.test_set.notes),
         "data_fingerprint": data.test_set.fingerprint,
         "weights_fingerprint": fingerprint(metric),
+        GIVEN_FILES: given_files(config),
         "versions": {
             "certiqa": __version__,
             "python": platform.python_version(),

@@ -16,9 +16,9 @@ from certiqa.attacks import Attack
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.data.images import ImageDataset
 from certiqa.entry.build import build, build_metric, chosen_device, number, refuse_untrained, run_folder
-from certiqa.entry.folder import finished_summary, set_aside, shown
+from certiqa.entry.folder import set_aside, shown
+from certiqa.entry.given import GIVEN_FILES, finished_as_given, given_files
 from certiqa.entry.identity import config_hash
-from certiqa.entry.preemption import stopping_on_signals
 from certiqa.errors import UserError
 from certiqa.evaluation import write_summary
 from certiqa.metrics import QualityMetric
@@ -34,21 +34,20 @@ def run_study(config: DictConfig) -> None:
     folder = run_folder(config)
     if config.fresh and (kept := set_aside(folder)):
         console.print(f"starting over; the earlier study is kept in {kept}")
-    if finished_summary(folder, config_hash(config)):
+    if finished_as_given(folder, config):
         console.print(f"this study is finished already ([bold]fresh=true[/bold] starts over): {folder}")
     else:
-        status, started = "failed", time.monotonic()
-        with stopping_on_signals():
-            try:
-                facts = make_study(config, folder, console)
-                status = "finished"
-            except KeyboardInterrupt:
-                status = "interrupted"
-                raise
-            finally:
-                known = facts if status == "finished" else {"name": config.name}
-                known |= {"status": status, "seconds": round(time.monotonic() - started, 1)}
-                write_summary(folder, {"task": config.task, "config_hash": config_hash(config), **known})
+        status, started, given = "failed", time.monotonic(), given_files(config)
+        try:
+            facts = make_study(config, folder, console)
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            known = facts if status == "finished" else {"name": config.name}
+            known |= {"status": status, "seconds": round(time.monotonic() - started, 1), GIVEN_FILES: given}
+            write_summary(folder, {"task": config.task, "config_hash": config_hash(config), **known})
     figures, facts = read_study(folder)
     print_study(figures, facts, console)
     console.print(f"report: {shown(write_study_report(folder))}", soft_wrap=True)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from certiqa.entry.checks import check_job
 from certiqa.entry.identity import NOT_SEMANTIC, SWEEP, config_hash, flat_identity
-from certiqa.errors import UserError
+from certiqa.errors import UserError, first_line
 from certiqa.storage.files import write_aside
 
 FINISHED, FAILED, INTERRUPTED, RUNNING, WAITING = "finished", "failed", "interrupted", "running", "not started"
@@ -94,18 +94,21 @@ class Sweep:
         settings before is said to be new.
         """
         from certiqa.entry.folder import finished_summary, move_aside
+        from certiqa.entry.given import finished_as_given
 
         jobs, wrong = [], []
         for place, overrides in enumerate(job_overrides):
             number = first_number + place
             config = self.compose(overrides, number)
             label = " ".join(o for o in overrides if o.split("=")[0].lstrip("+~") not in self.fixed) or "the only one"
+            folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
             try:
                 check_job(config)
+                if not config.get("fresh"):
+                    finished_as_given(folder, config)
             except Exception as error:
                 wrong.append(f"{label}: {reason(error)}")
                 continue
-            folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
             cell = Cell(label, str(folder), config_hash(config), flat_identity(config), log=str(folder / "run.log"))
             jobs.append(Job(cell, tuple(overrides), number, config))
         if wrong:
@@ -270,10 +273,18 @@ def sweep_hash(config: DictConfig) -> str:
 
 
 def earlier_cells(folder: Path, task: str) -> list[Cell]:
-    """Return the cells of all sweeps of a task recorded in a folder, the oldest sweep first."""
+    """Return the cells of all sweeps of a task recorded in a folder, the oldest sweep first.
+
+    A file that is cut short, or that another version wrote otherwise, is passed over with a note: it is only needed to
+    say what changed and to find jobs that still go on.
+    """
     cells = []
     for path in sorted(folder.glob("*/sweep.json"), key=lambda path: path.stat().st_mtime):
-        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("task") == task:
-            cells += [Cell(**row) for row in content["cells"]]
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found = [Cell(**row) for row in content["cells"]] if content["task"] == task else []
+        except (ValueError, TypeError, KeyError) as error:
+            print(f"the earlier sweep in '{path}' cannot be read and is passed over ({first_line(error)})")
+            continue
+        cells += found
     return cells

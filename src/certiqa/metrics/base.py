@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Self
 
@@ -19,7 +20,8 @@ class QualityMetric(nn.Module):
 
     Attributes:
         name: what tables call it.
-        score_range: nominal range in native units, the "range" of every share-of-range figure; None if it has none.
+        score_range: nominal range (low, high) in native units, finite, the "range" of every share-of-range figure;
+            None if it has none.
         lower_better: whether a lower score means better quality.
         hard_bounds: bounds that no input can leave, only where proven (e.g. behind a sigmoid).
         min_size: smallest side in pixels of a square image that it accepts; see ``min_sides``.
@@ -166,7 +168,7 @@ class FrozenMetric(QualityMetric):
         super().__init__()
         self.network = network
         self.name = name or type(network).__name__.lower()
-        self.score_range = None if score_range is None else (float(score_range[0]), float(score_range[1]))
+        self.score_range = checked_range(self.name, score_range)
         self.lower_better = lower_better
         self.hard_bounds = hard_bounds
         self.min_size = min_size
@@ -197,9 +199,27 @@ class FrozenMetric(QualityMetric):
         return super().train(False)
 
 
+def checked_range(name: str, score_range: Sequence[float] | None) -> Range | None:
+    """Return a metric's nominal range as two floats; raises UserError unless both are finite and low < high."""
+    if score_range is None:
+        return None
+    ends = [float(end) for end in score_range]
+    if len(ends) != 2 or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
+        raise UserError(
+            f"score_range={tuple(score_range)} of metric '{name}' must be (low, high), both finite and low < high; "
+            "None where there is none"
+        )
+    return ends[0], ends[1]
+
+
 def as_metric(module: nn.Module) -> QualityMetric:
-    """Return ``module`` if it is a QualityMetric, else wrap a plain ``nn.Module`` as a FrozenMetric."""
+    """Return ``module`` if it is a QualityMetric, else wrap a plain ``nn.Module`` as a FrozenMetric.
+
+    Raises:
+        UserError: it is no module, or its ``score_range`` is no range.
+    """
     if isinstance(module, QualityMetric):
+        checked_range(module.name, module.score_range)
         return module
     if not isinstance(module, nn.Module):
         raise UserError(f"a metric must be a torch.nn.Module, got {type(module).__name__}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from certiqa.errors import UserError
+from certiqa.errors import UserError, first_line
 from certiqa.metrics.base import QualityMetric, as_metric
 
 
@@ -72,6 +72,10 @@ def check_metric(metric: nn.Module, *, size: int | None = None, defended: bool =
             together = score(images, ids)
         except UserError as error:
             record("one score per image", str(error))
+            return report
+        except (RuntimeError, ValueError, AssertionError) as error:  # by which networks refuse a size
+            problem = f"could not score {side}x{side} probe images: {first_line(error)}"
+            record("one score per image", f"{problem}; set min_size to the smallest side that it takes")
             return report
         shape = tuple(together.shape) if isinstance(together, Tensor) else None
         record(

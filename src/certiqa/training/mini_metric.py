@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -34,6 +33,7 @@ from certiqa.errors import UserError
 from certiqa.evaluation import measures
 from certiqa.metrics.folding import fold_batch_norms
 from certiqa.metrics.mini import MOS_RANGE, MiniNetwork
+from certiqa.storage.workers import worker_pool
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -177,7 +177,7 @@ def features_of_variants(backbone: nn.Module, variants: int, seed: int) -> tuple
     mos = np.array([ratings[kind.type_id, level] for kind in DISTORTIONS.values() for level in LEVELS])
     batches = []
     workers = max(1, (os.cpu_count() or 1) - 1)
-    with Progress() as progress, ProcessPoolExecutor(workers) as pool:
+    with Progress() as progress, worker_pool(workers) as pool:
         made = pool.map(distorted_variant, *zip(*jobs, strict=True))
         for crops in progress.track(made, total=len(jobs), description="augmented photographs"):
             tensors = torch.stack([to_tensor(crop) for crop in crops])

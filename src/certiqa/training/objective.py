@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certiqa.errors import UserError
+from certiqa.errors import UserError, require_count
 from certiqa.metrics import QualityMetric
 
 
@@ -64,6 +64,7 @@ class DenoisingObjective:
                 raise UserError(f"objective.{key} must be at least 0, got {getattr(self, key)}")
         if not 0 <= self.mse_share <= 1:
             raise UserError(f"objective.mse_share must be in [0, 1], got {self.mse_share}")
+        require_count("objective.mse_crop", self.mse_crop)
         if self.mse_weight == self.ranking_weight == self.target_weight == 0:
             raise UserError("every weight of the objective is 0; set objective.mse_weight=1")
 
