@@ -415,6 +415,17 @@ def test_a_plan_is_printed_and_nothing_runs(tmp_path, mini_cache):
     assert not list(tmp_path.iterdir()), "a plan leaves nothing behind"
 
 
+def test_a_reader_that_leaves_gets_no_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)  # as ``| head`` does once it has seen enough
+    try:
+        command = [sys.executable, "train.py", "--help"]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_help_does_not_wait_for_torch(tmp_path):
     code = (
         "import sys, runpy; sys.argv = ['train.py', '--help']\ntry:\n runpy.run_path('train.py', run_name='__main__')\n"

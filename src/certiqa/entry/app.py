@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -115,7 +116,10 @@ class JobFailedError(Exception):
 
 
 def fail(error: Exception, wants_traceback: bool) -> NoReturn:
-    """Print the one message and exit with 1."""
+    """Print the one message and exit with 1; where it is read by nobody any more, as by ``| head``, say nothing."""
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush at exit complains
+        sys.exit(128 + signal.SIGPIPE)
     tell(error, wants_traceback)
     sys.exit(1)
 
