@@ -13,6 +13,7 @@ from torch import nn
 from certiqa.attacks import load_attack
 from certiqa.attacks.suite import noise_like
 from certiqa.callbacks import Attacks
+from certiqa.callbacks.attacked_pictures import save
 from certiqa.evaluation.attacked import summarise_attacks
 from certiqa.evaluation.records import to_table
 from certiqa.metrics import FrozenMetric
@@ -142,9 +143,8 @@ def test_the_control_has_the_norm_of_the_attack():
 
 
 def test_every_attacked_image_has_a_picture_of_its_own(tmp_path):
-    callback = Attacks(tmp_path, save_images=True)
     ids = ["a/1.png", "a_1.png", "a/1", "a_1", "1.png", "x" * 300, "x" * 301]
-    paths = [callback.save(greys(i / 10)[0], "ifgsm (transfer)", image_id) for i, image_id in enumerate(ids)]
+    paths = [save(tmp_path, greys(i / 10)[0], "ifgsm (transfer)", image_id) for i, image_id in enumerate(ids)]
     with open(tmp_path / "attacked" / "manifest.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [(line["file"], line["image_id"]) for line in lines] == list(zip(paths, ids, strict=True))

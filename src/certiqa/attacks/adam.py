@@ -56,7 +56,7 @@ class AdamAttack(Attack):
         *,
         steps: int = 10,
         best: bool = True,
-        eot_samples: int | None = 1,
+        eot_samples: int = 1,
         through: str = "mean",
     ) -> None:
         super().__init__(None, eot_samples=eot_samples, through=through)

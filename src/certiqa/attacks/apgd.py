@@ -43,7 +43,7 @@ class APGD(Attack):
         momentum: float = 0.75,
         rise: float = 0.75,
         random_start: bool = True,
-        eot_samples: int | None = 1,
+        eot_samples: int = 1,
         through: str = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)

@@ -39,7 +39,7 @@ class GradientAttack(Attack):
         step_size: float | None = None,
         random_start: bool = False,
         best: bool = True,
-        eot_samples: int | None = 1,
+        eot_samples: int = 1,
         through: str = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)
@@ -103,7 +103,7 @@ class FGSM(GradientAttack):
 
     name = "fgsm"
 
-    def __init__(self, eps: float = 10 / 255, *, eot_samples: int | None = 1, through: str = "mean") -> None:
+    def __init__(self, eps: float = 10 / 255, *, eot_samples: int = 1, through: str = "mean") -> None:
         super().__init__(eps, steps=1, best=False, eot_samples=eot_samples, through=through)
 
 
@@ -156,7 +156,7 @@ class AMIFGSM(MIFGSM):
         decay: float = 1.0,
         normalise: bool = False,
         eps_of: Callable[[Tensor], Tensor] | None = None,
-        eot_samples: int | None = 1,
+        eot_samples: int = 1,
         through: str = "mean",
     ) -> None:
         super().__init__(
@@ -213,7 +213,7 @@ class PGDL2(GradientAttack):
         steps: int = 20,
         step_size: float | None = None,
         best: bool = True,
-        eot_samples: int | None = 1,
+        eot_samples: int = 1,
         through: str = "mean",
     ) -> None:
         super().__init__(eps, steps=steps, step_size=step_size, best=best, eot_samples=eot_samples, through=through)

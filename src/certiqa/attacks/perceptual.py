@@ -44,7 +44,7 @@ class MADC(Attack):
         steps: int = 8,
         step_size: float | None = None,
         best: bool = True,
-        eot_samples: int | None = 1,
+        eot_samples: int = 1,
         through: str = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)

@@ -83,7 +83,7 @@ class SetAttack(Attack):
         halve: bool = True,
         dither: bool = True,
         score_samples: int = 20,
-        eot_samples: int | None = 1,
+        eot_samples: int = 1,
         through: str = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)

@@ -55,7 +55,7 @@ class UniversalAttack(Attack):
         batch_size: int | None = None,
         amplitude: float = 1.0,
         pattern_file: str | Path | None = None,
-        eot_samples: int | None = 1,
+        eot_samples: int = 1,
         through: str = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)

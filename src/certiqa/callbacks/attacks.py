@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import logging
 import math
-import re
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +18,7 @@ from certiqa.attacks import Attack, AttackResult, SetAttack, UniversalAttack
 from certiqa.attacks.planning import FEWEST
 from certiqa.attacks.suite import members, noise_like
 from certiqa.attacks.target import Target
-from certiqa.callbacks.gallery import save_picture
+from certiqa.callbacks.attacked_pictures import save, show
 from certiqa.callbacks.progress import side_bar
 from certiqa.callbacks.records import Records
 from certiqa.defenses import purified_images
@@ -31,7 +27,6 @@ from certiqa.evaluation.attacked import GRADIENTS
 from certiqa.evaluation.distances import image_distances
 from certiqa.evaluation.records import NO_ATTACK, RecordStore, plain, read_lines
 from certiqa.metrics import QualityMetric
-from certiqa.storage.files import write_aside
 from certiqa.training import DefenseModule
 
 log = logging.getLogger(__name__)
@@ -255,7 +250,7 @@ class Attacks(pl.Callback):
         scores = {key: module.defense(batch, image_ids=ids) for key, batch in pictures.items()}
         scores["score"] = torch.stack([self._clean[image_id] for image_id in ids])
         scores["score_attacked_undefended"] = module.base_metric(result.images)
-        self.show(module, images, result, facts)
+        show(self.folder, module.base_metric, images, result.images, facts)
         purified = [purified_images(module.defense, batch, ids) for batch in (result.images, images)]
         rows = []
         for place, image_id in enumerate(ids):
@@ -284,47 +279,9 @@ class Attacks(pl.Callback):
                     f"metric '{module.defense.name}' scored {attacked} on {ids[place]} under attack '{label}'"
                 )
             if self.save_images:
-                row["attacked_path"] = self.save(result.images[place], facts[place]["attack"], image_id)
+                row["attacked_path"] = save(self.folder, result.images[place], facts[place]["attack"], image_id)
             rows.append(row)
         return rows
-
-    def show(self, module: DefenseModule, images: Tensor, result: AttackResult, facts: list[dict[str, Any]]) -> None:
-        """Add attacked pictures and ten times their difference to the report's gallery, where it shows the image."""
-        path = self.folder / "gallery.json"
-        entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        places = {row["image_id"]: place for place, row in enumerate(facts)}
-        for number, entry in enumerate(entries):
-            place = places.get(entry["image_id"])
-            if place is None:
-                continue
-            label, attacked = facts[place]["attack"], result.images[place]
-            if any(panel["label"] == label for panel in entry["panels"]):
-                continue
-            difference = (0.5 + 10 * (attacked - images[place])).clamp(0, 1)
-            score = plain(float(module.base_metric(attacked[None])[0]))
-            for name, picture, value in ((label, attacked, score), (f"{label}, x10", difference, None)):
-                file = f"gallery/{number}-{file_name(name)}.png"
-                save_picture(self.folder / file, picture)
-                entry["panels"].append({"label": name, "file": file, "score": value})
-        if entries:
-            with write_aside(path) as partial:
-                partial.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-
-    def save(self, image: Tensor, label: str, image_id: str) -> str:
-        """Write one attacked image as PNG and its line of the manifest; returns its path in the run's folder."""
-        path = self.folder / "attacked" / file_name(label) / picture_name(image_id)
-        try:
-            save_picture(path, image)
-            manifest = self.folder / "attacked" / "manifest.csv"
-            new = not manifest.exists()
-            with open(manifest, "a", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                if new:
-                    writer.writerow(["file", "attack", "image_id"])
-                writer.writerow([str(path.relative_to(self.folder)), label, image_id])
-        except OSError as error:
-            raise UserError(f"cannot write '{path}': {error}; free space, or attack.save_images=false") from error
-        return str(path.relative_to(self.folder))
 
 
 @contextmanager
@@ -359,17 +316,3 @@ class Chosen:
                 "image_id": [batch["image_id"][row] for row in rows],
                 "mos_normalised": batch["mos_normalised"][rows],
             }
-
-
-def picture_name(image_id: str) -> str:
-    """Return the PNG's name of an image, its own: where the id is no file's name, with a hash of it."""
-    name = re.sub(r"[^\w.-]+", "_", image_id).removesuffix(".png")[:100]
-    if f"{name}.png" != image_id:
-        digest = hashlib.blake2b(image_id.encode(errors="surrogateescape"), digest_size=4).hexdigest()
-        name = f"{name}-{digest}"
-    return f"{name}.png"
-
-
-def file_name(label: str) -> str:
-    """Return a label as part of a file's name: ``ifgsm (transfer)`` -> ``ifgsm_transfer``."""
-    return re.sub(r"\W+", "_", label).strip("_")
