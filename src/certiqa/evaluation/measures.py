@@ -117,8 +117,8 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]
     Raises:
         UserError: values of another shape, or a level that is not in (0, 1).
 
-    >>> [round(end, 3) for end in mean_interval([1.0, 2.0, 3.0])]
-    [-0.484, 4.484]
+    >>> tuple(round(end, 3) for end in mean_interval([1.0, 2.0, 3.0]))
+    (-0.484, 4.484)
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
