@@ -25,6 +25,16 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def headline(message: str) -> str:
+    """Return the first line of a message, with the next one where the first announces it.
+
+    >>> headline("the metric breaks its contract:\\n  finite: scores are NaN\\n  frozen: it is not")
+    'the metric breaks its contract: finite: scores are NaN'
+    """
+    lines = message.strip().splitlines() or [""]
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
+
+
 def require_count(name: str, value: object, least: int = 1) -> None:
     """Raise UserError unless an option is a whole number of at least ``least``, or None."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < least):

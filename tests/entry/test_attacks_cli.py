@@ -154,7 +154,7 @@ def test_rank_inversion_in_a_run_takes_batches_of_any_size(tmp_path, mini_cache)
                 (["attack=sma", "data.limit_test=2"], "at least 3 images, but 2 are tested"),
                 (["attack=sma", "attack.direction=lower", "defense=none"], "attack 'sma' has no direction"),
                 (["attack=sma", "attack.plan=revers", "defense=none"], "Did you mean 'reverse'"),
-                (["attack=ifgsm", "attack.eps=0"], "attack.eps of ifgsm must be above 0"),
+                (["attack=ifgsm", "attack.eps=0"], "attack.eps of ifgsm must be a number above 0"),
                 (["attack=ifgsm", "attack.aim=somebody"], "attack.aim must be one of defense, undefended"),
                 (["attack=ifgsm", "attack.direction=up"], "no direction 'up'; there are: raise, lower, away"),
                 (["attack=ifgsm", "defense=jpeg", "defense.backward=none"], "its step 'jpeg' stops it"),

@@ -86,7 +86,7 @@ class Attack:
     def above_zero(self, option: str, value: Any) -> float:
         """Return a finite number above 0; raises UserError for others."""
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
-            example = ", e.g. 8 / 255 without quotes" if option == "eps" else ""
+            example = ", e.g. 8/255" if option == "eps" else ""
             raise UserError(f"attack.{option} of {self.name} must be a number above 0{example}, got {value!r}")
         return float(value)
 

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from certiqa.entry.checks import check_job
 from certiqa.entry.identity import NOT_SEMANTIC, SWEEP, config_hash, flat_identity
-from certiqa.errors import UserError, first_line
+from certiqa.errors import UserError, first_line, headline
 from certiqa.storage.files import write_aside
 
 FINISHED, FAILED, INTERRUPTED, RUNNING, WAITING = "finished", "failed", "interrupted", "running", "not started"
@@ -218,8 +218,12 @@ class Sweep:
         colours = {FINISHED: "green", FAILED: "red", RUNNING: "cyan"}
         for cell in self.cells:
             log = "" if cell.state == FINISHED else cell.log
-            note = cell.note.splitlines()[0] if cell.note else ""
-            table.add_row(Text(cell.label), Text(cell.state, colours.get(cell.state, "yellow")), Text(log), Text(note))
+            table.add_row(
+                Text(cell.label),
+                Text(cell.state, colours.get(cell.state, "yellow")),
+                Text(log),
+                Text(headline(cell.note)),
+            )
         console = Console()
         console.print(table)
         counts = {state: sum(cell.state == state for cell in self.cells) for state in (FINISHED, FAILED)}

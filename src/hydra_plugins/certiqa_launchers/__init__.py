@@ -388,6 +388,7 @@ def outcome(result: Path, log: str, state: str = "") -> str:
         state: the scheduler's word.
     """
     from certiqa.entry.slurm import ending
+    from certiqa.errors import headline
 
     if result.is_file():
         from submitit.core.utils import pickle_load
@@ -397,7 +398,7 @@ def outcome(result: Path, log: str, state: str = "") -> str:
             return ""
         told = str(content).strip()
         _, mark, message = told.rpartition("JobFailedError: ")
-        return message.splitlines()[0] if mark else told.splitlines()[-1]
+        return headline(message) if mark else told.splitlines()[-1]
     lines = Path(log).read_text(errors="replace").strip().splitlines() if Path(log).is_file() else []
     last = f" (its log ends: {' / '.join(lines[-2:])})" if lines else ""
     return f"{ending(state) if state else 'its process ended without a result'}{last}"
