@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.io import savemat
 
 OFFICIAL_SET = {"training": 7058, "validation": 1000, "test": 2015}
 LETTERS = "photographs"
@@ -142,6 +143,59 @@ def nips2017(folder: Path, *, number=12):
     return folder
 
 
+def livec_rows(number=1_162):
+    """(name, MOS, standard deviation) as the MATLAB files list them: seven images that trained the raters come first."""
+    rng = np.random.default_rng(11)
+    scores = rng.permutation(np.linspace(3.4, 92.4, number))
+    names = [f"{index + 3}.{'bmp' if index % 8 else 'JPG'}" for index in range(number)]
+    training = [(f"t{index}.bmp", 10.0 * index, 15.0) for index in range(1, 8)]
+    return training + [(name, float(score), 18.0) for name, score in zip(names, scores, strict=True)]
+
+
+def write_livec_tables(folder: Path, rows):
+    """The release's MATLAB files: names as a column of cells, scores and deviations as one row each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = np.empty((len(rows), 1), dtype=object)
+    names[:, 0] = [row[0] for row in rows]
+    savemat(folder / "AllImages_release.mat", {"AllImages_release": names})
+    for column, name in ((1, "AllMOS_release"), (2, "AllStdDev_release")):
+        savemat(folder / f"{name}.mat", {name: np.array([[row[column] for row in rows]])})
+
+
+def livec(folder: Path, *, number=20):
+    """LIVE In the Wild with photographs of two sizes, and the raters' training images in their folder."""
+    rows = livec_rows(number)
+    for seed, (name, _, _) in enumerate(rows):
+        place = "trainingImages" if name.startswith("t") else "."
+        write_image(folder / "Images" / place / name, [(64, 64), (80, 64)][seed % 2], seed)
+    write_livec_tables(folder / "Data", rows)
+    return folder
+
+
+AGIQA = ["name", "prompt", "adj1", "adj2", "style", "mos_quality", "std_quality", "mos_align", "std_align"]
+GENERATORS = ("AttnGAN_normal", "DALLE2_normal", "glide_normal", "midjourney_normal", "sd1.5_normal", "xl2.2_normal")
+
+
+def agiqa3k_rows(prompts=300, generators=GENERATORS):
+    """Rows of data.csv: every generator made an image of every prompt; prompts may hold commas."""
+    number = prompts * len(generators)
+    scores = np.random.default_rng(13).permutation(np.linspace(0, 4.4887, number))
+    pairs = [(generator, prompt) for generator in generators for prompt in range(prompts)]
+    return [
+        [f"{generator}_{prompt:03d}.jpg", f"a portrait, number {prompt}", "", "", "", f"{score:.9f}", 0.6, 4.9, 0.7]
+        for (generator, prompt), score in zip(pairs, scores, strict=True)
+    ]
+
+
+def agiqa3k(folder: Path, *, prompts=10, generators=GENERATORS[:2]):
+    """AGIQA-3K; 64 pixels instead of 512."""
+    rows = agiqa3k_rows(prompts, generators)
+    for seed, row in enumerate(rows):
+        write_image(folder / "AGIQA-3K" / row[0], (64, 64), seed)
+    write_csv(folder / "data.csv", AGIQA, rows)
+    return folder
+
+
 def images(folder: Path, *, number=12, scored=True):
     """A folder of a user's own: two sizes, a subfolder, and a table of scores on 1-5."""
     names = [f"{'day' if index % 2 else 'night'}/{LETTERS[index % 11]}{index}.png" for index in range(number)]
@@ -153,4 +207,12 @@ def images(folder: Path, *, number=12, scored=True):
     return folder
 
 
-WRITERS = {"koniq": koniq, "kadid": kadid, "spaq": spaq, "nips2017": nips2017, "folder": images}
+WRITERS = {
+    "koniq": koniq,
+    "kadid": kadid,
+    "spaq": spaq,
+    "nips2017": nips2017,
+    "livec": livec,
+    "agiqa3k": agiqa3k,
+    "folder": images,
+}

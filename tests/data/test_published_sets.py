@@ -1,4 +1,4 @@
-"""KonIQ-10k, KADID-10k, SPAQ and NIPS-2017: miniatures of the official layouts, full lengths, and bad copies."""
+"""KonIQ-10k, KADID-10k, SPAQ, NIPS-2017, LIVE In the Wild and AGIQA-3K: miniatures of the official layouts, full lengths, and bad copies."""
 
 import itertools
 import math
@@ -21,10 +21,19 @@ def originals(tmp_path_factory, miniatures):
     miniatures.kadid(base / "kadid10k")
     miniatures.spaq(base / "SPAQ")
     miniatures.nips2017(base / "nips2017")
+    miniatures.livec(base / "livec")
+    miniatures.agiqa3k(base / "agiqa3k")
     return base
 
 
-FOLDERS = {"koniq": "koniq10k", "kadid": "kadid10k", "spaq": "SPAQ", "nips2017": "nips2017"}
+FOLDERS = {
+    "koniq": "koniq10k",
+    "kadid": "kadid10k",
+    "spaq": "SPAQ",
+    "nips2017": "nips2017",
+    "livec": "livec",
+    "agiqa3k": "agiqa3k",
+}
 
 
 @pytest.fixture
@@ -48,6 +57,8 @@ def splits_of(name, root, **options):
         ("kadid", (12, 6, 6), (1, 5)),
         ("spaq", (16, 2, 2), (0, 100)),
         ("nips2017", (10, 1, 12), None),
+        ("livec", (14, 2, 4), (0, 100)),
+        ("agiqa3k", (14, 2, 4), (0, 5)),
     ],
 )
 def test_a_miniature_loads_from_anywhere(name, counts, scale, originals, monkeypatch):
@@ -234,6 +245,79 @@ def test_nips_has_no_opinions_and_tests_every_image(originals, caplog):
     assert sum(map(len, apart.values())) == 12
 
 
+# -- LIVE In the Wild, AGIQA-3K ---------------------------------------------------------------------------
+
+
+def test_livec_leaves_the_training_images_of_its_raters_out(originals, miniatures):
+    parts = splits_of("livec", originals)
+    told = {name: mos for name, mos, _ in miniatures.livec_rows(20)}
+    scores = {record.image_id: record.mos for part in parts.values() for record in part.records}
+    assert scores == {name: mos for name, mos in told.items() if not name.startswith("t")}
+    other = load_dataset("livec", "test", root=originals, split_seed=1)
+    assert other.fingerprint != parts["test"].fingerprint
+
+
+def test_livec_reads_a_table_of_another_project(originals, tmp_path, miniatures):
+    rows = [[name, mos, std] for name, mos, std in miniatures.livec_rows(20) if not name.startswith("t")]
+    miniatures.write_csv(tmp_path / "meta_info_LIVEChallengeDataset.csv", ["img_name", "mos", "std"], rows)
+    other = load_dataset("livec", "test", root=originals, meta=tmp_path / "meta_info_LIVEChallengeDataset.csv")
+    assert other.fingerprint == load_dataset("livec", "test", root=originals).fingerprint
+
+
+def test_bad_copies_of_livec_are_named(copy, miniatures):
+    folder = copy("livec")
+    rows = miniatures.livec_rows(20)
+    miniatures.write_livec_tables(folder / "Data", [(name, mos / 10, std) for name, mos, std in rows])
+    assert len(load_dataset("livec", root=folder)) == 4, "0 to 9.2 may be the low end of 0-100"
+    miniatures.write_livec_tables(folder / "Data", [(name, mos / 100, std) for name, mos, std in rows])
+    with pytest.raises(UserError, match="fits no scale of this data set"):
+        load_dataset("livec", root=folder)
+    miniatures.write_livec_tables(folder / "Data", rows)
+    miniatures.write_livec_tables(folder / "other", rows[:-1])
+    (folder / "other" / "AllImages_release.mat").rename(folder / "Data" / "AllImages_release.mat")
+    with pytest.raises(UserError, match="hold 26 names, 27 scores and 27 standard deviations"):
+        load_dataset("livec", root=folder)
+    (folder / "Data" / "AllMOS_release.mat").write_bytes(b"no MATLAB file")
+    with pytest.raises(UserError, match=r"cannot read '.*AllMOS_release.mat': .*; fetch the data set again"):
+        load_dataset("livec", root=folder)
+    (folder / "Data" / "AllMOS_release.mat").unlink()
+    with pytest.raises(UserError, match=r"(?s)has no '.*AllMOS_release.mat'. Expected"):
+        load_dataset("livec", root=folder)
+
+
+def test_agiqa3k_is_split_by_prompt_and_takes_the_scores_of_quality(originals, miniatures):
+    parts = splits_of("agiqa3k", originals)
+    prompts = {split: {record.reference_id for record in part.records} for split, part in parts.items()}
+    assert {split: len(there) for split, there in prompts.items()} == {"train": 7, "validation": 1, "test": 2}
+    assert disjoint(parts)
+    told = {row[0]: float(row[5]) for row in miniatures.agiqa3k_rows(10, miniatures.GENERATORS[:2])}
+    assert {record.image_id: record.mos for part in parts.values() for record in part.records} == told
+    with pytest.raises(UserError, match="would put one prompt into two splits"):
+        load_dataset("agiqa3k", root=originals, splits="random")
+
+
+@pytest.mark.parametrize("place", ["ACGIQA-3K", "."])
+def test_agiqa3k_finds_images_by_any_of_their_folders(copy, place):
+    folder = copy("agiqa3k")
+    before = load_dataset("agiqa3k", root=folder).fingerprint
+    for path in sorted((folder / "AGIQA-3K").iterdir()):
+        (folder / place).mkdir(exist_ok=True)
+        path.rename(folder / place / path.name)
+    (folder / "AGIQA-3K").rmdir()
+    assert load_dataset("agiqa3k", root=folder).fingerprint == before
+
+
+def test_agiqa3k_on_another_scale_or_without_prompts_is_refused(copy):
+    folder = copy("agiqa3k")
+    rescale(folder / "data.csv", "mos_quality", lambda mos: mos * 20)
+    with pytest.raises(UserError, match="fits no scale of this data set"):
+        load_dataset("agiqa3k", root=folder)
+    table = pd.read_csv(folder / "data.csv").drop(columns="prompt")
+    table.to_csv(folder / "data.csv", index=False)
+    with pytest.raises(UserError, match="no column with prompts"):
+        load_dataset("agiqa3k", root=folder)
+
+
 # -- bad copies ----------------------------------------------------------------------------------------
 
 
@@ -241,6 +325,7 @@ TABLES = {
     "koniq": "koniq10k_distributions_sets.csv",
     "kadid": "dmos.csv",
     "nips2017": "images.csv",
+    "agiqa3k": "data.csv",
 }
 
 
@@ -256,14 +341,15 @@ def test_bad_copies_are_named(name, copy):
     lines = text.splitlines()
     table.write_text("\n".join([*lines, lines[3]]))
     assert load_dataset(name, "test", root=folder).fingerprint == before, "a row twice counts once"
-    table.write_text("\n".join([lines[0], *(line.upper() for line in lines[1:])]))
+    cells = [line.partition(",") for line in lines[1:]]
+    table.write_text("\n".join([lines[0], *(name.upper() + comma + rest for name, comma, rest in cells)]))
     assert load_dataset(name, "test", root=folder).fingerprint == before, "names differ in case"
 
     table.write_text("\n".join(lines[:-3]))
     with pytest.raises(UserError, match="3 images in .* have no row in"):
         load_dataset(name, root=folder)
     table.write_text(text)
-    images = {"koniq": "512x384/*.jpg", "kadid": "images/*_0*.png", "nips2017": "images/*.png"}
+    images = {"koniq": "512x384/*.jpg", "kadid": "images/*_0*.png", "nips2017": "images/*.png", "agiqa3k": "*/*.jpg"}
     image = sorted(folder.glob(images[name]))[0]
     image.unlink()
     with pytest.raises(UserError, match=f"1 rows of .* have no image in .*: {image.stem}"):
@@ -360,3 +446,19 @@ def test_spaq_at_full_length(tmp_path, miniatures, caplog):
     assert disjoint(parts)
     assert parts["train"].mos_range == (0, 100)
     assert "not comparable" not in caplog.text
+
+
+def test_livec_and_agiqa3k_at_full_length(tmp_path, miniatures):
+    rows = miniatures.livec_rows()
+    miniatures.write_livec_tables(tmp_path / "livec" / "Data", rows)
+    (tmp_path / "livec" / "Images").mkdir()
+    names = [f"trainingImages/{name}" if name.startswith("t") else name for name, _, _ in rows]
+    parts = splits_of("livec", tmp_path, listing=lambda folder: dict.fromkeys(sorted(names), 1))
+    assert [len(part) for part in parts.values()] == [814, 116, 232]
+    assert disjoint(parts)
+    assert not any(part.notes for part in parts.values())
+    rows = miniatures.agiqa3k_rows()
+    miniatures.write_csv(tmp_path / "agiqa3k" / "data.csv", miniatures.AGIQA, rows)
+    parts = splits_of("agiqa3k", tmp_path, listing=lambda folder: dict.fromkeys(sorted(row[0] for row in rows), 1))
+    assert [len({record.reference_id for record in part.records}) for part in parts.values()] == [210, 30, 60]
+    assert disjoint(parts)

@@ -307,7 +307,7 @@ def test_an_attack_is_not_changed_behind_the_runs_name(composed, change, instead
         identity.config_hash(composed("attack=ifgsm", change))
 
 
-@pytest.mark.parametrize("option", ["koniq", "kadid", "spaq", "nips2017"])
+@pytest.mark.parametrize("option", ["koniq", "kadid", "spaq", "nips2017", "livec", "agiqa3k"])
 def test_where_a_data_set_lies_is_no_part_of_a_run_but_how_it_is_split_is(composed, option):
     plain = identity.config_hash(composed(f"data={option}"))
     assert identity.config_hash(composed(f"data={option}", "data.root=/data", "data.num_workers=7")) == plain

@@ -32,7 +32,8 @@ class ImageRecord:
         image_id: unique, the path relative to the data set's folder.
         path: the file.
         mos: opinion score in native units, None where there is none.
-        reference_id: the pristine image it was made from; None where there is none.
+        reference_id: the pristine image it was made from, or the prompt; None where there is none. Images that share it
+            stay in one split.
         prepared: a resized copy in the cache that is read in its place, see ``certiqa.data.shrunk``; None without.
     """
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from certiqa.data.agiqa3k import load_agiqa3k
 from certiqa.data.folder import load_folder
 from certiqa.data.images import ImageDataset
 from certiqa.data.kadid import load_kadid
 from certiqa.data.koniq import load_koniq
+from certiqa.data.livec import load_livec
 from certiqa.data.mini import load_mini
 from certiqa.data.nips2017 import load_nips2017
 from certiqa.data.spaq import load_spaq
@@ -22,6 +24,8 @@ DATASETS: dict[str, Callable[..., ImageDataset]] = {
     "kadid": load_kadid,
     "spaq": load_spaq,
     "nips2017": load_nips2017,
+    "livec": load_livec,
+    "agiqa3k": load_agiqa3k,
     "folder": load_folder,
 }
 """What ``load_dataset`` and ``data=`` know by name: functions that return a split as an ``ImageDataset``."""

@@ -11,7 +11,7 @@ import pandas as pd
 from certiqa.data.images import ImageRecord
 from certiqa.data.matching import match_rows, row_list
 from certiqa.data.roots import Layout
-from certiqa.data.splits import split_by_column, split_seeded
+from certiqa.data.splits import SHARES, split_by_column, split_seeded
 from certiqa.data.tables import IMAGE_COLUMNS, find_column, numbers, read_table, require_column
 from certiqa.errors import UserError
 
@@ -85,6 +85,7 @@ def records_of(
     split_seed: int,
     references: Sequence[str] | None = None,
     spare: Sequence[str] = (),
+    shares: tuple[float, float, float] = SHARES,
 ) -> tuple[list[ImageRecord], list[str]]:
     """Return (records, their splits) of a table's rows, in order of the image ids.
 
@@ -98,6 +99,7 @@ def records_of(
         split_seed: of seeded splits.
         references: of every row, None where there are none.
         spare: images that need no row.
+        shares: of (train, validation, test) in a seeded split.
     """
     column = split_column(table, splits, layout)
     rows = row_list(table.text(table.image), table.scores, references, None if column is None else table.text(column))
@@ -105,7 +107,7 @@ def records_of(
     records = [ImageRecord(file, folder / file, row.mos, row.reference) for file, row in matched.items()]
     groups = [record.reference_id or record.image_id for record in records]
     if column is None:
-        return records, split_seeded(groups, split_seed)
+        return records, split_seeded(groups, split_seed, shares)
     words = [row.split or "" for row in matched.values()]
     return records, split_by_column(words, groups, column=column, table=table.path, seed=split_seed)
 

@@ -176,6 +176,37 @@ nips2017/images.csv                              ImageId,...,TrueLabel,...""",
         ),
         spellings=("nips-2017", "nips-2017-adversarial-learning-development-set"),
     ),
+    Source(
+        name="livec",
+        title="LIVE In the Wild",
+        page="https://live.ece.utexas.edu/research/ChallengeDB/index.html",
+        folders={"Images": 1162},
+        tree="""
+livec/Images/3.bmp, 1000.JPG, ...                1,162 photographs; trainingImages/ is not used
+livec/Data/AllImages_release.mat, AllMOS_release.mat, AllStdDev_release.mat""",
+        needs=(("Data/AllImages_release.mat",), ("Data/AllMOS_release.mat",), ("Data/AllStdDev_release.mat",)),
+        manual=(
+            "LIVE gives it to those who ask: fill in the form on https://live.ece.utexas.edu/research/ChallengeDB/"
+            "index.html, unpack ChallengeDB_release.zip as below, then run: certiqa-data verify livec"
+        ),
+        spellings=("ChallengeDB_release", "LIVE_Challenge"),
+    ),
+    Source(
+        name="agiqa3k",
+        title="AGIQA-3K",
+        page="https://github.com/lcysyzxdxc/AGIQA-3k-Database",
+        folders={"AGIQA-3K": 2982},
+        tree="""
+agiqa3k/AGIQA-3K/AttnGAN_normal_000.jpg ...      2,982 images
+agiqa3k/data.csv                                 name,prompt,...,mos_quality,std_quality,...""",
+        tables=(Table("data.csv", "name", ("AGIQA-3K",)),),
+        needs=(("data.csv",),),
+        manual=(
+            "AGIQA-3K is shared on a file host: follow the links of https://github.com/lcysyzxdxc/AGIQA-3k-Database, "
+            "put images and data.csv as below, then run: certiqa-data verify agiqa3k"
+        ),
+        spellings=("AGIQA-3K", "AGIQA-3k-Database"),
+    ),
 )
 SOURCES: dict[str, Source] = {source.name: source for source in _SOURCES}
 

@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> None:
     verify = commands.add_parser("verify", help="check counts, tables and images; exits with 1 if one is wrong")
     prepare = commands.add_parser("prepare", help="make a data set's images, or resized copies, before the first run")
     for command in (fetch, verify, prepare):
-        command.add_argument("name", metavar="NAME", help="koniq, kadid, spaq or nips2017; to prepare also mini")
+        command.add_argument(
+            "name", metavar="NAME", help="koniq, kadid, spaq, nips2017, livec or agiqa3k; to prepare also mini"
+        )
         command.add_argument("--root", type=Path, help="its folder; default $CERTIQA_DATA/NAME")
     fetch.add_argument("--parts", nargs="*", default=[], metavar="PART", help="default: all that are not optional")
     fetch.add_argument("--keep", action="store_true", help="keep the archives in the cache")
