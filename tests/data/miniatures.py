@@ -144,7 +144,7 @@ def nips2017(folder: Path, *, number=12):
 
 
 def livec_rows(number=1_162):
-    """(name, MOS, standard deviation) as the MATLAB files list them: seven images that trained the raters come first."""
+    """(name, MOS, standard deviation) as the MATLAB files list them, the seven images that trained the raters first."""
     rng = np.random.default_rng(11)
     scores = rng.permutation(np.linspace(3.4, 92.4, number))
     names = [f"{index + 3}.{'bmp' if index % 8 else 'JPG'}" for index in range(number)]

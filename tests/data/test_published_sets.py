@@ -1,4 +1,4 @@
-"""KonIQ-10k, KADID-10k, SPAQ, NIPS-2017, LIVE In the Wild and AGIQA-3K: miniatures of the official layouts, full lengths, and bad copies."""
+"""Published data sets: miniatures of the official layouts, full lengths, and bad copies."""
 
 import itertools
 import math

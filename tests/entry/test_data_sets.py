@@ -98,7 +98,7 @@ def evaluated(name, roots, outputs, weights):
     return run_of(outputs, "evaluate")
 
 
-SCALES = {"kadid": [1, 5], "spaq": [0, 100], "folder": [1, 5]}
+SCALES = {"kadid": [1, 5], "spaq": [0, 100], "folder": [1, 5], "livec": [0, 100], "agiqa3k": [0, 5]}
 
 
 @pytest.mark.full
@@ -121,7 +121,7 @@ def test_koniq_is_trained_on_evaluated_and_continued(roots, tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["kadid", "spaq", "folder"])
+@pytest.mark.parametrize("name", sorted(SCALES))
 def test_the_others_are_trained_on_evaluated_and_continued(name, roots, tmp_path):
     more = ["data.splits=all"] if name == "folder" else []
     folder, summary, _ = trained(name, roots, tmp_path, *more)
