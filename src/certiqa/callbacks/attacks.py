@@ -20,12 +20,13 @@ from certiqa.attacks.suite import members, noise_like
 from certiqa.attacks.target import Target
 from certiqa.callbacks.attacked_pictures import save, show
 from certiqa.callbacks.progress import side_bar
-from certiqa.callbacks.records import Records
+from certiqa.callbacks.records import Records, facts_of
 from certiqa.defenses import purified_images
 from certiqa.errors import UserError
 from certiqa.evaluation.attacked import GRADIENTS
 from certiqa.evaluation.distances import image_distances
-from certiqa.evaluation.records import NO_ATTACK, RecordStore, plain, read_lines
+from certiqa.evaluation.record_lines import NO_ATTACK, read_lines
+from certiqa.evaluation.records import RecordStore, plain
 from certiqa.metrics import QualityMetric
 from certiqa.training import DefenseModule
 
@@ -117,15 +118,7 @@ class Attacks(pl.Callback):
             if not rows:
                 continue
             facts = [
-                {
-                    "image_id": batch["image_id"][row],
-                    "path": batch["path"][row],
-                    "reference_id": batch["reference_id"][row],
-                    "mos": plain(float(batch["mos"][row])),
-                    "mos_normalised": plain(float(batch["mos_normalised"][row])),
-                    "score_clean": plain(float(outputs["score_clean"][row])),
-                    "attack": label,
-                }
+                {**facts_of(batch, row), "score_clean": plain(float(outputs["score_clean"][row])), "attack": label}
                 for row in rows
             ]
             with attack_bar(trainer, attack, label, len(rows)):
@@ -173,7 +166,7 @@ class Attacks(pl.Callback):
         self, module: DefenseModule, attack: SetAttack, loader: Iterable[Any], store: RecordStore, label: str
     ) -> None:
         """Attack all images that have a score, and record those that have no record of the attack."""
-        keys = ("image_id", "path", "reference_id", "mos", "mos_normalised", "score_clean")
+        keys = ("image_id", "path", "digest", "reference_id", "mos", "mos_normalised", "score_clean")
         facts = {
             row["image_id"]: {**{key: row.get(key) for key in keys}, "attack": label}
             for row in read_lines(self.folder)

@@ -87,6 +87,11 @@ class Certification(Records):
         self.seed = seed
         self._validation: list[tuple[float, float, float]] = []
 
+    @property
+    def recorded_radii(self) -> Sequence[float]:
+        """The radii that every image has a row for."""
+        return self.radii
+
     def check(self, defense: object, sizes: Sequence[tuple[int, int]]) -> None:
         """Raise UserError before any work if a radius cannot be certified, at validation or test.
 

@@ -39,21 +39,29 @@ class Records(pl.Callback):
         self._store: RecordStore | None = None
 
     @property
+    def recorded_radii(self) -> Sequence[float]:
+        """The radii that every image has a row for; here none, and one row without a radius."""
+        return ()
+
+    @property
     def store(self) -> RecordStore:
         """The records, open while a test runs."""
         assert self._store is not None
         return self._store
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the records of this rank; refuses those made with other weights, data or config."""
+        """Open the records of this rank; refuses those made with other weights, images, opinion scores or config."""
         assert isinstance(pl_module, DefenseModule)
+        images = trainer.datamodule.test_set  # type: ignore[attr-defined]
         own = {f"callbacks.recorder.{key}": value for key, value in self.settings(pl_module).items()}
         identity = (self.identity or own) | {
             "weights": fingerprint(pl_module.defense),
-            "data": trainer.datamodule.test_set.fingerprint,  # type: ignore[attr-defined]
+            "data": images.fingerprint,
             "device": pl_module.device.type,  # each type of device has noise of its own
         }
-        self._store = RecordStore(self.folder, trainer.global_rank, identity)
+        self._store = RecordStore(
+            self.folder, trainer.global_rank, identity, images=images.digests(), radii=self.recorded_radii
+        )
         trainer.strategy.barrier("records opened")  # no rank writes before the first has looked at what is there
 
     def settings(self, module: DefenseModule) -> dict[str, Any]:
@@ -83,14 +91,7 @@ class Records(pl.Callback):
         for place, rows in self.score(trainer, pl_module, images, ids):
             row = keep[place]
             clean = float(outputs["score_clean"][row])
-            facts = {
-                "image_id": batch["image_id"][row],
-                "path": batch["path"][row],
-                "reference_id": batch["reference_id"][row],
-                "mos": plain(float(batch["mos"][row])),
-                "mos_normalised": plain(float(batch["mos_normalised"][row])),
-                "score_clean": plain(clean),
-            }
+            facts = facts_of(batch, row) | {"score_clean": plain(clean)}
             if not math.isfinite(clean):
                 failure = f"metric '{pl_module.base_metric.name}' scored {clean} on image {facts['image_id']} as it is"
                 rows = [{**more, "failure": failure} for more in rows]
@@ -121,3 +122,9 @@ class Records(pl.Callback):
         for place, score in enumerate(scores.tolist()):
             failure = None if math.isfinite(score) else f"metric '{module.defense.name}' scored {score} on {ids[place]}"
             yield place, [{"score": plain(score), "failure": failure}]
+
+
+def facts_of(batch: dict[str, Any], row: int) -> Row:
+    """Return what is recorded of an image of a batch whatever is done to it."""
+    words = {key: batch[key][row] for key in ("image_id", "path", "digest", "reference_id")}
+    return words | {key: plain(float(batch[key][row])) for key in ("mos", "mos_normalised")}

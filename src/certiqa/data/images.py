@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from certiqa.data.reading import Resize, Size, UnreadableError, check_resize, image_size, read_image
 from certiqa.errors import UserError
+from certiqa.storage.digests import content_digest, content_digests
 
 ON_ERROR = ("raise", "skip")
 
@@ -45,7 +46,8 @@ class ImageRecord:
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
-    """Images with opinion scores: item -> ``image (3, H, W)`` float32 in [0, 1], ``mos``, ``mos_normalised``, ids.
+    """Images with opinion scores: item -> ``image (3, H, W)`` float32 in [0, 1], ``mos``, ``mos_normalised``, ids,
+    and the ``digest`` of the file.
 
     Args:
         records: what it holds; ids must be unique.
@@ -104,7 +106,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return {"image": to_tensor(pixels), **self.facts(index)}
 
     def facts(self, index: int) -> dict[str, Any]:
-        """Return what is known of an image without reading it."""
+        """Return what is known of an image without decoding it."""
         record = self.records[index]
         mos = math.nan if record.mos is None else record.mos
         return {
@@ -113,7 +115,13 @@ class ImageDataset(Dataset[dict[str, Any]]):
             "image_id": record.image_id,
             "reference_id": record.reference_id or "",
             "path": str(record.path),
+            "digest": content_digest(record.path),
         }
+
+    def digests(self) -> dict[str, str]:
+        """Return what the file of every image holds, as a digest, by image id; empty where it cannot be read."""
+        found = content_digests([record.path for record in self.records])
+        return dict(zip((record.image_id for record in self.records), found, strict=True))
 
     def normalised(self, mos: float) -> float:
         """Return an opinion score in [0, 1], higher = better; NaN where there is no scale."""

@@ -24,6 +24,7 @@ from certiqa.data.images import ImageRecord
 from certiqa.data.reading import Resize, UnreadableError, check_resize, image_size, read_image
 from certiqa.errors import UserError
 from certiqa.storage.cache import cache_root
+from certiqa.storage.digests import content_digest, content_digests
 from certiqa.storage.files import check_space, write_aside
 from certiqa.storage.workers import worker_pool
 
@@ -61,11 +62,9 @@ def shrunken(
     elif not folder.is_dir():
         return list(records)
     wanted, found = check_resize(resize, resize_filter), []
+    content_digests([record.path for record in records])  # all at once, and kept
     for record in records:
-        try:
-            copy = copy_of(record.path, folder, wanted, resize_filter)
-        except OSError:
-            copy = folder / "nothing"  # the original is not there; reading it will say so
+        copy = copy_of(record.path, folder, wanted, resize_filter)
         found.append(dataclasses.replace(record, prepared=copy if copy.is_file() else None))
     return found
 
@@ -78,11 +77,10 @@ def copies_folder(cache: str | Path | None = None) -> Path:
 def copy_of(source: Path, folder: Path, resize: Resize, resize_filter: str) -> Path:
     """Return where the copy of an image belongs.
 
-    Its name holds a hash of the settings and of the source's full path, bytes and time of change: a source that was
-    replaced, or another of the same name, never gets a copy that is not its own.
+    Its name holds a hash of the settings and of the source's content: a source that was edited or replaced, whatever
+    its size and times, or another of the same name, never gets a copy that is not its own.
     """
-    about = source.stat()
-    key = f"{source.resolve()}\0{about.st_size}\0{about.st_mtime_ns}\0{resize}\0{resize_filter}\0{Image.__version__}"
+    key = f"{content_digest(source)}\0{resize}\0{resize_filter}\0{Image.__version__}"
     digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=12).hexdigest()
     return folder / digest[:2] / f"{source.stem[:60]}-{digest}.png"
 
@@ -118,7 +116,9 @@ def prepare_shrunk(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            jobs = [Path(image) for image in images if not _is_there(Path(image), folder, wanted, resize_filter)]
+            content_digests(images)  # all at once, and kept
+            wished = {Path(image): copy_of(Path(image), folder, wanted, resize_filter) for image in images}
+            jobs = [image for image, copy in wished.items() if not copy.is_file()]
             side = wanted if isinstance(wanted, int) else max(wanted or (0,))
             check_space(folder, len(jobs) * side * side * 4 // 3 * BYTES_PER_PIXEL, f"preparing {len(jobs)} images")
             return _make_all(jobs, folder, wanted, resize_filter, workers or cores())
@@ -127,13 +127,6 @@ def prepare_shrunk(
             f"cannot write resized images to '{folder}': {error}; free space there, or set CERTIQA_CACHE or data.cache "
             "to another folder, and run the same command again: it goes on from here"
         ) from error
-
-
-def _is_there(image: Path, folder: Path, resize: Resize, resize_filter: str) -> bool:
-    try:
-        return copy_of(image, folder, resize, resize_filter).is_file()
-    except OSError:
-        return False
 
 
 def _make_all(jobs: Sequence[Path], folder: Path, resize: Resize, resize_filter: str, workers: int) -> dict[Path, str]:
@@ -163,8 +156,10 @@ def _make_some(images: Sequence[Path], folder: Path, resize: Resize, resize_filt
     for image in images:
         try:
             if math.prod(image_size(image, resize)) < math.prod(image_size(image)):
-                pixels = read_image(image, resize, resize_filter)
                 goal = copy_of(image, folder, resize, resize_filter)
+                pixels = read_image(image, resize, resize_filter)
+                if copy_of(image, folder, resize, resize_filter) != goal:
+                    continue  # it was replaced while it was read
                 goal.parent.mkdir(parents=True, exist_ok=True)
                 with write_aside(goal) as partial:
                     # the least compression is an eighth larger than the default and several times faster to write

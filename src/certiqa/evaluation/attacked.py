@@ -11,7 +11,7 @@ from certiqa.evaluation import measures
 from certiqa.evaluation.measures import mean_interval
 from certiqa.evaluation.purification import purification_gains, purification_sroccs, quality_score
 from certiqa.evaluation.ranking import ranking_figures
-from certiqa.evaluation.records import NO_ATTACK
+from certiqa.evaluation.record_lines import NO_ATTACK
 from certiqa.evaluation.robustness import (
     absolute_gain,
     mean_absolute_change,

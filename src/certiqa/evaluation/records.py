@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from certiqa.errors import UserError
+from certiqa.evaluation.record_lines import NO_ATTACK, Line, Row, has_radii, read_files, read_lines
 from certiqa.storage.files import write_aside
+from certiqa.storage.sealed import seal
 
 FORMAT = 2  # of a line in records/
 KEY = ("image_id", "attack", "radius")
-NO_ATTACK = "none"
 COLUMNS = (
-    *("image_id", "path", "reference_id", "mos", "mos_normalised"),
+    *("image_id", "path", "digest", "reference_id", "mos", "mos_normalised"),
     *("score_clean", "score", "lower", "upper", "joint_lower", "joint_upper", "median_lower", "median_upper"),
     *("radius", "radius_at_noise", "sigma", "num_samples", "confidence", "joint_confidence", "abstained"),
     *("stop", "randomised", "failure", "skipped"),
@@ -26,35 +29,85 @@ COLUMNS = (
 )
 """Columns every records file has, empty where they do not apply; a part of the run may add more."""
 
+log = logging.getLogger(__name__)
+
 
 class RecordStore:
     """The records of one run: ``records/rank-K.jsonl`` while it goes on, ``records.parquet`` at the end.
 
-    A line holds all rows (one per radius) of one image and is synced before the next image starts, so a killed run
-    loses at most the image under way; a line that was cut short is dropped when the file is opened again.
+    A line holds all rows (one per radius) of one image with their checksum, and is synced before the next image
+    starts, so a killed run loses at most the image under way. When the first rank opens the records it drops a line
+    that was cut short, and lines that are damaged or do not belong to the set, which it logs: their images count as
+    not recorded, and are made again.
 
     Args:
         folder: the run's folder.
         rank: the process's rank; each writes its own file.
         identity: everything that decides the numbers, by name. Records made with another one are refused.
+        images: digest of the file by image id, of the whole set; None where that is not known. A record of an image
+            whose file has changed since is refused.
+        radii: of every image's certificate, empty without; None where that is not known.
 
     Raises:
-        UserError: if the records there were made with another identity, naming the differences.
+        UserError: if the records there were made with another identity or of other images, naming the differences.
     """
 
-    def __init__(self, folder: str | Path, rank: int = 0, identity: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        rank: int = 0,
+        identity: Mapping[str, Any] | None = None,
+        *,
+        images: Mapping[str, str] | None = None,
+        radii: Sequence[float] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.path = self.folder / "records" / f"rank-{rank}.jsonl"
+        self.images = images
+        self.radii = radii
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._drop_cut_line()
             if identity is not None:
                 self._check_identity({"format": FORMAT, **identity}, write=rank == 0)
+            files = {
+                path: [line for line in lines if line.rows and self._belongs(line.rows)]
+                for path, lines in read_files(folder).items()
+            }
+            self._check_images([row for lines in files.values() for line in lines for row in line.rows or ()])
+            if rank == 0:
+                for path, lines in files.items():
+                    self._keep(path, lines)
         except OSError as error:
             raise UserError(
                 f"cannot write records to '{self.path}': {error}; free space or choose another folder"
             ) from error
-        self._done = {(row["image_id"], row["attack"]) for row in read_lines(self.folder)}
+        kept = [line.rows[0] for lines in files.values() for line in lines if line.rows]
+        self._done = {(row["image_id"], row["attack"]) for row in kept}
+
+    def _belongs(self, rows: Sequence[Row]) -> bool:
+        known = self.images is None or rows[0]["image_id"] in self.images
+        return known and (self.radii is None or has_radii(rows, self.radii))
+
+    def _check_images(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Raise UserError where an image is another one than the one recorded; old records do not say which it was."""
+        then = {row["image_id"]: row["digest"] for row in rows if row.get("digest") is not None}
+        now = self.images or {}
+        if changed := sorted(name for name in then if now.get(name, then[name]) != then[name]):
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise UserError(
+                f"the records in '{self.path.parent}' were made of other images: '{changed[0]}'{more} changed since. "
+                "Undo the change, or set fresh=true to start over (the old records are kept aside)"
+            )
+
+    def _keep(self, path: Path, lines: Sequence[Line]) -> None:
+        """Drop from a file what is not among ``lines``, and log what was more than cut short."""
+        before = path.read_bytes()
+        if before == (content := b"".join(line.content for line in lines)):
+            return
+        with write_aside(path) as partial:
+            partial.write_bytes(content)
+        if damaged := before.count(b"\n") - len(lines):
+            log.warning("%d damaged record%s in %s are made again", damaged, "s" if damaged > 1 else "", path)
 
     def _check_identity(self, identity: Mapping[str, Any], *, write: bool) -> None:
         path = self.folder / "records" / "identity.json"
@@ -79,15 +132,6 @@ class RecordStore:
                 "fresh=true to start over (the old records are kept aside)"
             )
 
-    def _drop_cut_line(self) -> None:
-        if not self.path.exists():
-            return
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with open(self.path, "r+b") as file:
-                file.truncate(whole)
-
     def __contains__(self, image_id: str) -> bool:
         return (image_id, NO_ATTACK) in self._done
 
@@ -96,11 +140,16 @@ class RecordStore:
         return (image_id, attack) in self._done
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append the rows of one finished image durably; raises UserError where the disk refuses."""
+        """Append the rows of one finished image durably.
+
+        Raises:
+            UserError: the disk refuses, or the image's file changed while the run went on.
+        """
         rows = [{"attack": NO_ATTACK, **row} for row in rows]
+        self._check_images(rows)
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(rows) + "\n")
+            with open(self.path, "ab") as file:
+                file.write(seal(rows) + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -111,29 +160,28 @@ class RecordStore:
 
     def compile(self) -> pd.DataFrame:
         """Merge all ranks into ``records.parquet``, sorted by key, and return the table."""
-        table = to_table(read_lines(self.folder))
-        path = self.folder / "records.parquet"
-        try:
+        return compile_records(self.folder)
+
+
+def compile_records(folder: str | Path) -> pd.DataFrame:
+    """Merge the lines of all ranks into ``records.parquet``, sorted by key, unless that is what it holds.
+
+    Returns:
+        the table.
+    """
+    table = to_table(read_lines(folder))
+    path = Path(folder) / "records.parquet"
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False, write_page_checksum=True)
+    try:
+        if not path.is_file() or path.read_bytes() != buffer.getvalue():
             with write_aside(path) as partial:
-                table.to_parquet(partial, index=False)
-        except OSError as error:
-            raise UserError(
-                f"cannot write '{path}': {error}; the records themselves are safe in records/, free space and run again"
-            ) from error
-        return table
-
-
-def read_lines(folder: str | Path) -> list[dict[str, Any]]:
-    """Read the rows of all ranks of a run; a line cut short by a kill is left out."""
-    rows: list[dict[str, Any]] = []
-    for path in sorted((Path(folder) / "records").glob("rank-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").split("\n"):
-            try:
-                found = json.loads(line) if line else []
-            except json.JSONDecodeError:
-                continue
-            rows += found if isinstance(found, list) else [found]
-    return rows
+                partial.write_bytes(buffer.getvalue())
+    except OSError as error:
+        raise UserError(
+            f"cannot write '{path}': {error}; the records themselves are safe in records/, free space and run again"
+        ) from error
+    return table
 
 
 def to_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -148,16 +196,51 @@ def to_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def read_records(folder: str | Path) -> pd.DataFrame:
-    """Read a run's records: the compiled file, or what a run that goes on, or was cut short, has by now."""
+    """Read a run's records: the compiled file, or what a run that goes on, or was cut short, has by now.
+
+    Raises:
+        UserError: there are none, or none that can be read.
+    """
     folder = Path(folder)
     compiled = folder / "records.parquet"
     newest = max((path.stat().st_mtime_ns for path in folder.glob("records/rank-*.jsonl")), default=0)
-    if compiled.is_file() and compiled.stat().st_mtime_ns >= newest:
-        return pd.read_parquet(compiled)
-    rows = read_lines(folder)
+    rows: list[Row] = []
+    if not compiled.is_file() or compiled.stat().st_mtime_ns < newest:
+        rows = read_lines(folder)
+    if not rows and compiled.is_file():
+        try:
+            return pd.read_parquet(compiled, page_checksum_verification=True)
+        except Exception as error:  # a damaged file raises nearly anything
+            rows = read_lines(folder)
+            if not rows:
+                raise UserError(f"'{compiled}' is damaged, and there are no records/ to make it of") from error
     if not rows:
         raise UserError(f"no records in '{folder}'; give the folder of a run, e.g. outputs/train/<name>")
     return to_table(rows)
+
+
+def lacking(
+    table: pd.DataFrame, images: Collection[str], radii: Sequence[float] = (), attacks: Iterable[str] = ()
+) -> list[str]:
+    """Return the images that are not recorded as a finished run records them, in order of their ids.
+
+    Args:
+        table: records as ``to_table`` returns them.
+        images: ids of the whole set; one that is recorded and not among them counts too.
+        radii: of every image's certificate, empty without.
+        attacks: names of the attacks, which images that could not be scored as they are need not have met.
+    """
+    clean = table[table["attack"] == NO_ATTACK]
+    wanted = sorted(radii) if len(radii) else [None]
+    found: dict[str, list[float | None]] = {}
+    for image_id, radius in zip(clean["image_id"], clean["radius"], strict=True):
+        found.setdefault(image_id, []).append(None if math.isnan(radius) else radius)
+    unread = set(clean[clean["skipped"].notna()]["image_id"])
+    whole = {image_id for image_id, rows in found.items() if image_id in unread or rows == wanted}
+    unscored = unread | set(clean[clean["failure"].notna()]["image_id"])
+    for attack in attacks:
+        whole &= unscored | set(table[table["attack"] == attack]["image_id"])
+    return sorted({*images, *found} - (whole & set(images)))
 
 
 def plain(value: float | None) -> float | None:

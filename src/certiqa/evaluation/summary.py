@@ -23,7 +23,7 @@ from certiqa.certification import (
 )
 from certiqa.evaluation import measures
 from certiqa.evaluation.attacked import summarise_attacks
-from certiqa.evaluation.records import NO_ATTACK
+from certiqa.evaluation.record_lines import NO_ATTACK
 from certiqa.evaluation.scale import Range, score_to_mos
 from certiqa.metrics import QualityMetric
 from certiqa.storage.files import write_aside

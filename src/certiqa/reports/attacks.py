@@ -13,7 +13,7 @@ from rich.text import Text
 from scipy.stats import rankdata
 
 from certiqa.evaluation.attacked import WORST
-from certiqa.evaluation.records import NO_ATTACK
+from certiqa.evaluation.record_lines import NO_ATTACK
 from certiqa.reports import plots
 from certiqa.reports.tables import NOTHING, Summary, count, decimal, duration, native, percent, range_width, value_of
 

@@ -17,7 +17,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from certiqa.errors import UserError
-from certiqa.evaluation.records import NO_ATTACK, read_records
+from certiqa.evaluation.record_lines import NO_ATTACK
+from certiqa.evaluation.records import read_records
 from certiqa.evaluation.summary import read_summary
 from certiqa.reports import attacks, floors, plots, tables
 from certiqa.storage.files import write_aside

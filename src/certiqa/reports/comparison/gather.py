@@ -17,7 +17,8 @@ import pandas as pd
 
 from certiqa.errors import UserError
 from certiqa.evaluation.attacked import scored
-from certiqa.evaluation.records import COLUMNS, FORMAT, NO_ATTACK, read_records
+from certiqa.evaluation.record_lines import NO_ATTACK
+from certiqa.evaluation.records import COLUMNS, FORMAT, read_records
 from certiqa.evaluation.summary import read_summary
 from certiqa.reports.tables import Summary, range_of, value_of, weights_notice
 
