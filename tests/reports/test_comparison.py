@@ -52,6 +52,7 @@ def test_a_folder_without_a_run_is_refused_with_what_to_do(tmp_path, write_run):
 def test_runs_cut_short_anywhere_still_make_a_site(sweep, read_comparison):
     (sweep / "evaluate" / "good" / "summary.json").write_text('{"status": "fini')
     (sweep / "evaluate" / "bad" / "records.parquet").write_bytes(b"PAR1")
+    shutil.rmtree(sweep / "evaluate" / "bad" / "records")  # or the file would be made again of them
     (sweep / "evaluate" / "none" / "summary.json").write_text(json.dumps({"status": "failed", "num_images": 0}))
     (sweep / "train" / "cut" / "records" / "identity.json").write_text("{")
     shutil.rmtree(sweep / "evaluate" / "jpeg" / "records")

@@ -207,8 +207,9 @@ def read_run(folder: Path, key: str) -> ComparedRun:
         try:
             records = read_records(folder)
             records = records.reindex(columns=[*COLUMNS, *(name for name in records.columns if name not in COLUMNS)])
-        except UserError:
-            pass
+        except UserError as error:
+            if (folder / "records.parquet").is_file():
+                problems.append(f"its records cannot be read: {error}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(f"its records cannot be read ({error})")
     if not isinstance(summary, dict):
