@@ -118,6 +118,24 @@ def test_rows_and_images_that_do_not_meet(folder, miniatures):
     assert [record.image_id for record in kept.records] == names[2:]
 
 
+@pytest.mark.parametrize("column", ["score", "quality", "rating"])
+def test_scores_of_another_tool_are_no_opinion_scores_until_they_are_said_to_be(folder, miniatures, column):
+    (folder / "scores.csv").unlink()
+    rows = [[name, 3.2 + place] for place, name in enumerate(names_of(folder))]
+    miniatures.write_csv(folder / "niqe_results.csv", ["filename", column], rows)
+    found = load_dataset("folder", "test", root=folder)
+    assert not any(record.mos for record in found.records)
+    (note,) = found.notes
+    assert f"niqe_results.csv has image names and a column '{column}'" in note
+    assert note.endswith("data.scores=niqe_results.csv")
+    for said in ({"scores": "niqe_results.csv"}, {"mos_column": column}):
+        assert load_dataset("folder", "test", root=folder, splits="all", **said).has_opinions
+    miniatures.write_csv(folder / "human.csv", ["filename", "Mean opinion score"], rows)
+    found = load_dataset("folder", "test", root=folder, splits="all")
+    assert found.has_opinions, "a table with opinion scores is taken, whatever lies beside it"
+    assert "niqe_results.csv" in found.notes[0]
+
+
 def test_several_tables_are_asked_about(folder, miniatures):
     miniatures.write_csv(folder / "more.csv", ["image", "mos"], [["a", 1]])
     with pytest.raises(UserError, match="has 2 tables of scores: more.csv, scores.csv; choose one with data.scores"):
@@ -130,7 +148,7 @@ def test_what_is_missing_is_named(tmp_path):
         load_dataset("folder")
     with pytest.raises(UserError, match="is not a folder"):
         load_dataset("folder", root=tmp_path / "gone")
-    with pytest.raises(UserError, match=r"no images in .* or below \(.jpg"):
+    with pytest.raises(UserError, match=r"no images in .* or below \(.apng"):
         load_dataset("folder", root=tmp_path)
     with pytest.raises(UserError, match="data.unmatched must be raise or ignore, got 'drop'"):
         load_dataset("folder", root=tmp_path, unmatched="drop")

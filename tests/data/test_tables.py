@@ -1,9 +1,14 @@
 """Score tables of every dialect, names that differ from the files, and what is refused."""
 
+import os
+import tracemalloc
+
 import numpy as np
+import openpyxl
 import pandas as pd
 import pytest
 
+from certiqa.data import tables
 from certiqa.data.matching import match_rows, row_list
 from certiqa.data.tables import find_column, numbers, read_table
 from certiqa.errors import UserError
@@ -53,6 +58,42 @@ def test_xlsx_and_names_made_of_digits(tmp_path):
         numbers(table, path, "MOS")
     with pytest.raises(UserError, match="as an xlsx file"):
         read_table(written(tmp_path, "no zip", "broken.xlsx"))
+
+
+@pytest.mark.parametrize("place", [(3000, 16384), (1, 16384), (3000, 1)])
+def test_one_far_cell_of_an_xlsx_costs_no_table_of_that_size(tmp_path, place):
+    book = openpyxl.Workbook()
+    for row in (["image", "mos"], ["1.jpg", 3.5], ["2.jpg", 4]):
+        book.active.append(row)
+    book.active.cell(*place, "far")
+    book.save(tmp_path / "scores.xlsx")
+    tracemalloc.start()
+    try:
+        if place == (3000, 16384):
+            with pytest.raises(UserError, match=r"line 3000 of '.*scores.xlsx' has 16384 cells, its header 2"):
+                read_table(tmp_path / "scores.xlsx")
+        else:
+            assert list(read_table(tmp_path / "scores.xlsx")["image"])[:2] == ["1.jpg", "2.jpg"]
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_table_that_unpacks_to_gigabytes_is_refused_unread(tmp_path, monkeypatch):
+    pd.DataFrame({"image": ["1.jpg"] * 5000, "mos": 3}).to_excel(tmp_path / "scores.xlsx", index=False)
+    monkeypatch.setattr(tables, "LARGEST_TABLE", 100_000)
+    assert (tmp_path / "scores.xlsx").stat().st_size < 100_000
+    for path in (tmp_path / "scores.xlsx", written(tmp_path, PLAIN * 5000)):
+        with pytest.raises(UserError, match=r"holds .* more than the 100 kB that a table of images may have"):
+            read_table(path)
+
+
+def test_a_pipe_or_folder_is_no_table(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("pipe.csv", "folder.csv"):
+        with pytest.raises(UserError, match=rf"{name}' is a folder or a device"):
+            read_table(tmp_path / name)
 
 
 def test_separators_inside_quotes_are_part_of_the_name(tmp_path):

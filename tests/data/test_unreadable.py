@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from certiqa.callbacks import Certification, Records
-from certiqa.data import ImageDataset, ImageRecord, registry
+from certiqa.data import ImageDataset, ImageRecord, reading, registry
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing
 from certiqa.errors import UserError
@@ -120,6 +120,19 @@ def test_skipped_when_too_small_it_is_recorded_and_left_out(folder, curved_metri
     data.least_sides = (600, 600)
     with pytest.raises(UserError, match="none of the 8 images of data set 'some' can be read at 600x600 pixels"):
         data.test_set.sizes()
+
+
+def test_an_image_too_large_to_be_scored_is_named_or_recorded_before_it_is_read(folder, curved_metric, monkeypatch):
+    for row in (HEADER, BODY):
+        Image.new("RGB", (12, 16)).save(folder / f"{row}.png")
+    Image.new("RGB", (40, 40)).save(folder / "6.png")
+    monkeypatch.setattr(reading, "memory_bytes", lambda: 40 * 40 * 99)
+    with pytest.raises(UserError, match=r"6\.png' is 40x40 pixels .*data\.resize=1024"):
+        make().test_set.sizes()
+    table = run_test(folder, curved_metric, make(on_error="skip"), Records(folder / "run"))
+    assert list(table[table.failure.notna()].image_id) == ["6.png"]
+    assert make(resize=20).test_set.sizes()[6] == (20, 20)
+    assert make().train_set.sizes()[6] == (40, 40), "of a training image a crop is scored"
 
 
 def test_a_broken_header_stops_the_run_at_the_size_scan(folder, curved_metric):

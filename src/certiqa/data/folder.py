@@ -8,14 +8,17 @@ from pathlib import Path
 
 from certiqa.data.images import ImageDataset, ImageRecord
 from certiqa.data.matching import match_rows, row_list
-from certiqa.data.roots import IMAGE_SUFFIXES, Listing, list_images, tables_in
+from certiqa.data.reading import IMAGE_SUFFIXES
+from certiqa.data.roots import Listing, left_out, list_images, printable, tables_in
 from certiqa.data.scored import OFFICIAL_COLUMNS, ScoreTable, meta_path
 from certiqa.data.splits import dataset_of, split_by_column, split_seeded
 from certiqa.data.tables import (
     IMAGE_COLUMNS,
     MOS_COLUMNS,
+    OPINION_COLUMNS,
     REFERENCE_COLUMNS,
     find_column,
+    first_three,
     read_table,
     require_column,
 )
@@ -50,7 +53,8 @@ def load_folder(
         root: the folder; subfolders count, hidden ones do not.
         cache: not used.
         split_seed: of seeded splits.
-        scores: csv or xlsx with a row per image; None for the one in ``root`` with image names and scores, if any.
+        scores: csv or xlsx with a row per image; None for the one in ``root`` with image names and a column that is
+            called MOS, DMOS or opinion score, if any. A column "score" may be another tool's: such a table is named.
         image_column: of the table; None for the usual names.
         mos_column: of the table; None for the usual names.
         reference_column: of the table; None for the usual names.
@@ -79,7 +83,10 @@ def load_folder(
             f"no images in '{base}' or below ({', '.join(IMAGE_SUFFIXES)}); "
             "give the folder that holds them with data.root"
         )
-    table = find_scores(base, scores, image_column, mos_column, reference_column)
+    table, notes = find_scores(base, scores, image_column, mos_column, reference_column)
+    if others := left_out(base):
+        count = "1 file that is no image is" if len(others) == 1 else f"{len(others)} files that are no images are"
+        notes.append(f"{count} left out: {first_three(others)}")
     if table is None:
         if splits not in ("auto", "all", "random"):
             raise UserError(
@@ -89,7 +96,15 @@ def load_folder(
         records = [ImageRecord(file, base / file, None) for file in sizes]
         parts = split_seeded(list(sizes), split_seed)
         return dataset_of(
-            split, parts, records, sizes, name="folder", mos_range=None, mos_kind="none", whole_test=splits != "random"
+            split,
+            parts,
+            records,
+            sizes,
+            name="folder",
+            mos_range=None,
+            mos_kind="none",
+            whole_test=splits != "random",
+            notes=notes,
         )
     if lower_better is None and table.mos is not None and "dmos" in table.mos.lower():
         raise UserError(
@@ -129,40 +144,52 @@ def load_folder(
         mos_range=scale,
         mos_lower_better=bool(lower_better),
         whole_test=splits == "all",
+        notes=notes,
     )
 
 
 def find_scores(
     root: Path, scores: str | Path | None, image: str | None, mos: str | None, reference: str | None
-) -> ScoreTable | None:
-    """Return the table of scores: the given one, else the one in ``root`` with both columns; None without any."""
+) -> tuple[ScoreTable | None, list[str]]:
+    """Return the table of scores, and what to say of those that are not read.
+
+    It is the given one, else the one in ``root`` with image names and a column that nobody calls anything but opinion
+    scores; None without any.
+    """
+    notes: list[str] = []
     if scores is None:
         usable = []
         for path in tables_in(root):
             if path.suffix.lower() == ".txt":
                 continue  # a note, more often than not
-            cells = read_table(path)
+            cells, shown = read_table(path), printable(path.name)
             has_image = find_column(cells, [image] if image else IMAGE_COLUMNS)
-            if has_image and find_column(cells, [mos] if mos else MOS_COLUMNS):
+            if has_image and find_column(cells, [mos] if mos else OPINION_COLUMNS):
                 usable.append(path)
+            elif has_image and not mos and (doubtful := find_column(cells, MOS_COLUMNS)):
+                notes.append(
+                    f"{shown} has image names and a column '{doubtful}', which may be another tool's: it is not read; "
+                    f"if these are opinion scores, say data.scores={shown}"
+                )
             else:
-                log.warning("%s has no columns of image names and scores and is not read; data.scores names it",
-                            path.name)  # fmt: skip
+                notes.append(
+                    f"{shown} has no columns of image names and opinion scores and is not read; data.scores names it"
+                )
         if len(usable) > 1:
             raise UserError(
-                f"'{root}' has {len(usable)} tables of scores: {', '.join(path.name for path in usable)}; "
+                f"'{root}' has {len(usable)} tables of scores: {', '.join(printable(path.name) for path in usable)}; "
                 "choose one with data.scores=FILE"
             )
         if not usable:
             if image or mos or reference:
                 raise UserError(f"no table in '{root}' has the columns asked for; give it with data.scores=FILE")
-            return None
+            return None, notes
         path = usable[0]
     else:
         path = meta_path(scores, root)
     cells = read_table(path)
     distorted = find_column(cells, ["dist_img", "dist_name"])  # beside a reference, the distorted image is meant
-    return ScoreTable(
+    table = ScoreTable(
         cells,
         path,
         require_column(cells, path, IMAGE_COLUMNS, "image names", image or distorted, "data.image_column"),
@@ -171,6 +198,7 @@ def find_scores(
         if reference
         else find_column(cells, REFERENCE_COLUMNS),
     )
+    return table, notes
 
 
 def _references(rows: Sequence[object]) -> list[str]:

@@ -16,11 +16,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from certiqa.data.reading import Resize, Size, UnreadableError, check_resize, image_size, read_image
+from certiqa.data.reading import (
+    Resize,
+    Size,
+    UnreadableError,
+    check_resize,
+    image_header,
+    read_image,
+    require_memory,
+)
+from certiqa.data.tables import first_three
 from certiqa.errors import UserError
 from certiqa.storage.digests import content_digest, content_digests
 
 ON_ERROR = ("raise", "skip")
+SCORING_BYTES = 100
+"""The memory that a pixel takes at least where a network scores it: the image, a noisy copy, a first layer."""
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +94,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.resize: Resize = None
         self.resize_filter = "bicubic"
         self.on_error = "raise"
-        self.least_sides: Size = (1, 1)
+        self.least_sides: Size | None = None
         self._sizes: list[Size | None] | None = None
         seen: set[str] = set()
         low, high = mos_range or (-math.inf, math.inf)
@@ -102,7 +113,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         pixels = read_image(record.prepared or record.path, self.resize, self.resize_filter)
-        self._require_least_sides(record, (pixels.shape[0], pixels.shape[1]))
+        self._require_scorable(record, (pixels.shape[0], pixels.shape[1]))
         return {"image": to_tensor(pixels), **self.facts(index)}
 
     def facts(self, index: int) -> dict[str, Any]:
@@ -149,9 +160,13 @@ class ImageDataset(Dataset[dict[str, Any]]):
             UserError: naming the first such file where it is "raise", or if there is no other.
         """
         if self._sizes is None:
-            sizes = [self._size(record) for record in self.records]
+            moving: list[str] = []
+            sizes = [self._size(record, moving) for record in self.records]
+            if moving:
+                log.warning("of %d images that move the first frame counts: %s", len(moving), first_three(moving))
             if sizes and not any(sizes):
-                needed = "" if self.least_sides == (1, 1) else f" at {_by(self.least_sides)} pixels or more"
+                least = self.least_sides or (1, 1)
+                needed = "" if least == (1, 1) else f" at {_by(least)} pixels or more"
                 raise UserError(
                     f"none of the {len(sizes)} images of data set '{self.name}' can be read{needed}, the first of them "
                     f"'{self.records[0].path}'; is the data set complete?"
@@ -159,18 +174,23 @@ class ImageDataset(Dataset[dict[str, Any]]):
             self._sizes = sizes
         return self._sizes
 
-    def _size(self, record: ImageRecord) -> Size | None:
+    def _size(self, record: ImageRecord, moving: list[str]) -> Size | None:
         try:
-            size = image_size(record.prepared or record.path, self.resize)
-            self._require_least_sides(record, size)
-            return size
+            header = image_header(record.prepared or record.path, self.resize)
+            self._require_scorable(record, header.size)
+            if header.is_animated:
+                moving.append(record.image_id)
+            return header.size
         except UnreadableError as error:
             if self.on_error == "raise":
                 raise UnreadableError(f"{error}, or pass over such images with data.on_error=skip") from error
             log.warning("%s (skipped)", error)
             return None
 
-    def _require_least_sides(self, record: ImageRecord, size: Size) -> None:
+    def _require_scorable(self, record: ImageRecord, size: Size) -> None:
+        if self.least_sides is None:
+            return
+        require_memory(record.path, size, SCORING_BYTES)
         if size[0] < self.least_sides[0] or size[1] < self.least_sides[1]:
             raise UnreadableError(
                 f"the image '{record.path}' is {_by(size)} pixels, smaller than the {_by(self.least_sides)} that it "
@@ -178,7 +198,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
             )
 
     def at_least(self, sides: Size) -> ImageDataset:
-        """Return the same images, those smaller than (height, width) treated as such that cannot be read."""
+        """Return the same images to be scored whole: those smaller than (height, width) count as unreadable.
+
+        So do those that are too large for the memory of this machine.
+        """
         images = self.with_records(self.records)
         images.least_sides = sides
         return images

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from certiqa.data.roots import IMAGE_SUFFIXES
+from certiqa.data.reading import IMAGE_SUFFIXES
 from certiqa.data.tables import first_three
 from certiqa.errors import UserError
 
@@ -53,7 +53,7 @@ def match_rows(
     """
     index = FileIndex(files)
     if not index.files:
-        raise UserError(f"no images in '{folder}' ({', '.join(IMAGE_SUFFIXES[:4])}, ...); {advice}")
+        raise UserError(f"no images in '{folder}' (.jpg, .png, ...); {advice}")
     matched: dict[str, Row] = {}
     homeless: list[str] = []
     repeated: list[str] = []

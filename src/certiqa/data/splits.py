@@ -113,6 +113,7 @@ def dataset_of(
     mos_lower_better: bool = False,
     whole_test: bool = False,
     layout: Layout | None = None,
+    notes: Sequence[str] = (),
 ) -> ImageDataset:
     """Return one split of a data set, or one of its short lists.
 
@@ -130,6 +131,7 @@ def dataset_of(
         mos_lower_better: see ``ImageDataset``.
         whole_test: test every image, whatever its split.
         layout: of a published data set, whose copies of another length are told.
+        notes: what else there is to tell.
 
     Raises:
         UserError: for an unknown split or one without images.
@@ -146,7 +148,7 @@ def dataset_of(
             f"split {part} of {name} has no images (of {len(records)}: {parts}); add images, or choose other splits "
             "with data.splits=..."
         )
-    notes = []
+    notes = list(notes)
     if whole_test and part == "train":
         notes.append(
             f"every image of {name} is tested, also the {len(chosen)} trained on; data.splits=random keeps them apart"

@@ -7,13 +7,18 @@ import functools
 import io
 import math
 import re
+import stat
 import warnings
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
+import openpyxl
 import pandas as pd
 
 from certiqa.errors import UserError, suggest
+from certiqa.storage.files import in_bytes
 
 IMAGE_COLUMNS = (
     *(
@@ -30,9 +35,14 @@ IMAGE_COLUMNS = (
     ),
     *("img_path", "name", "file", "filename", "file_name", "path"),
 )
+OPINION_COLUMNS = ("mos", "dmos", "mean_opinion_score", "opinion_score", "mos_zscore")
+"""What nobody calls anything but opinion scores: enough to take a table that is found, not named."""
 MOS_COLUMNS = ("mos", "dmos", "score", "mean_opinion_score", "opinion_score", "quality", "rating", "mos_zscore")
+"""What opinion scores are called in a table that is said to have them."""
 REFERENCE_COLUMNS = ("ref_img", "ref_name", "reference", "reference_id", "reference_image", "ref")
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx")
+LARGEST_TABLE = 256 << 20
+"""Bytes of a table, unpacked; that of the largest data set here has one."""
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -49,44 +59,59 @@ def read_table(path: str | Path) -> pd.DataFrame:
         facts = path.stat()
     except OSError as error:
         raise UserError(f"cannot read the table '{path}': {error.strerror}; check the path") from error
+    if not stat.S_ISREG(facts.st_mode):
+        raise UserError(f"the table '{path}' is a folder or a device; give a csv or xlsx file")
+    _require_small(path, facts.st_size)
     return _read(path, facts.st_size, facts.st_mtime_ns).copy()
+
+
+def _require_small(path: Path, size: int) -> None:
+    if size > LARGEST_TABLE:
+        raise UserError(
+            f"the table '{path}' holds {in_bytes(size)}, more than the {in_bytes(LARGEST_TABLE)} that a table of "
+            "images may have; is it the right file? Save its columns of names and scores as csv"
+        )
 
 
 @functools.lru_cache(maxsize=8)
 def _read(path: Path, size: int, changed: int) -> pd.DataFrame:
-    lines = _xlsx_lines(path) if path.suffix.lower() == ".xlsx" else _csv_lines(path)
+    found = _xlsx_lines(path) if path.suffix.lower() == ".xlsx" else _csv_lines(path)
     # a trailing separator leaves an empty cell behind every row
-    lines = [(number, cells) for number, cells in lines if any(cells)]
-    if not lines:
+    lines = ((number, cells) for number, cells in found if any(cells))
+    _, header = next(lines, (0, []))
+    if not header:
         raise UserError(f"the table '{path}' is empty; fetch it again")
-    (_, header), *rows = lines
-    while header and not header[-1]:
+    while not header[-1]:
         header.pop()
     folded = [fold(name) for name in header]
     if twice := next((name for place, name in enumerate(folded) if name and name in folded[:place]), None):
         raise UserError(f"the table '{path}' has the column '{twice}' twice; rename one")
-    if not rows:
-        raise UserError(f"the table '{path}' has a header ({', '.join(header)}) and no rows; fetch it again")
-    width = len(header)
-    for number, cells in rows:
+    width, named = len(header), [place for place, name in enumerate(header) if name]
+    body: list[list[str]] = []
+    numbers: list[int] = []
+    for number, cells in lines:  # a row at a time: rows may be thousands of cells wide with nothing but one in them
         if any(cells[width:]):
             raise UserError(
                 f"line {number} of '{path}' has {len(cells)} cells, its header {width}: {', '.join(header)}; "
                 "put names that hold a separator into quotes"
             )
-    body = [(cells + [""] * width)[:width] for _, cells in rows]
-    return pd.DataFrame(body, columns=pd.Index(header), index=[number for number, _ in rows], dtype=object)
+        body.append([cells[place] if place < len(cells) else "" for place in named])
+        numbers.append(number)
+    if not body:
+        raise UserError(f"the table '{path}' has a header ({', '.join(header)}) and no rows; fetch it again")
+    return pd.DataFrame(body, columns=pd.Index([header[place] for place in named]), index=numbers, dtype=object)
 
 
-def _csv_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Return (line number, stripped cells) of every line."""
+def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, stripped cells) of every line."""
     text = _decoded(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
     outside_quotes = re.sub(r'"[^"]*"', "", first)
     separator = max(",;\t", key=outside_quotes.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator != "\t")
     try:
-        return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+        for cells in reader:
+            yield reader.line_num, [cell.strip() for cell in cells]
     except csv.Error as error:
         raise UserError(f"line {reader.line_num} of '{path}' cannot be read: {error}; is it a csv file?") from error
 
@@ -110,17 +135,27 @@ def _decoded(path: Path) -> str:
     raise UserError(f"'{path}' is not a text table; save it as csv in UTF-8")
 
 
-def _xlsx_lines(path: Path) -> list[tuple[int, list[str]]]:
+def _xlsx_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (row number, stripped cells) of the first sheet.
+
+    It is read row by row as its cells come, whatever extent it claims: one cell in its last row and column must not
+    cost a table of that size.
+    """
     try:
+        with zipfile.ZipFile(path) as parts:
+            _require_small(path, sum(part.file_size for part in parts.infolist()))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # styles and extensions that openpyxl leaves out
-            sheet = pd.read_excel(path, header=None, dtype=object, engine="openpyxl")
+            book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
+        with closing(book):
+            sheet = book.worksheets[0]
+            sheet.reset_dimensions()
+            for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
+                yield number, [_cell_text(cell) for cell in cells]
+    except UserError:
+        raise
     except Exception as error:  # openpyxl and zipfile raise whatever a broken file provokes
         raise UserError(f"cannot read '{path}' as an xlsx file: {error}; fetch it again, or save it as csv") from error
-    return [
-        (number, [_cell_text(cell) for cell in cells])
-        for number, cells in enumerate(sheet.itertuples(index=False, name=None), start=1)
-    ]
 
 
 def _cell_text(cell: object) -> str:

@@ -12,8 +12,9 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from certiqa.data.fetching import remembered
-from certiqa.data.reading import UnreadableError, read_image
+from certiqa.data.reading import IMAGE_SUFFIXES, UnreadableError, read_image
 from certiqa.data.registry import DATASETS
+from certiqa.data.roots import entries_in
 from certiqa.data.shrunk import cores
 from certiqa.data.sources import Source, Table
 from certiqa.errors import UserError
@@ -21,7 +22,6 @@ from certiqa.storage.workers import worker_pool
 
 SAMPLE = 50
 SHOWN = 5
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def verify_source(source: Source, root: Path, *, all_images: bool = False, workers: int | None = None) -> list[str]:
@@ -56,7 +56,7 @@ def verify_source(source: Source, root: Path, *, all_images: bool = False, worke
 def images_of(source: Source, root: Path) -> dict[str, list[Path]]:
     """Return the image files of each image folder that is there, by name."""
     return {
-        folder: sorted(path for path in (root / folder).iterdir() if path.suffix.lower() in SUFFIXES)
+        folder: sorted(path for path in map(Path, entries_in(root / folder)) if path.suffix.lower() in IMAGE_SUFFIXES)
         for folder in source.folders
         if (root / folder).is_dir()
     }
