@@ -138,6 +138,39 @@ def test_the_batch_grows_while_that_pays():
     assert BatchSize(48).settled
 
 
+class Sizes(QualityMetric):
+    """Remembers how many pixels each call had, channels aside."""
+
+    def __init__(self, thread_safe):
+        super().__init__()
+        self.thread_safe = thread_safe
+        self.pixels = []
+
+    def forward(self, images, **_):
+        self.pixels.append(images[:, 0].numel())
+        return images.flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("size", "at_once"), [((24, 24), 4), ((512, 384), 4), ((700, 600), 1), ((1500, 2000), 1)], ids=str
+)
+def test_a_worker_holds_fewer_draws_of_large_images(size, at_once, workers):
+    metric = Sizes(thread_safe=True)
+    smooth = MedianSmoothing(metric, SIGMA, 4, workers=workers)
+    smooth(torch.full((1, 3, *size), 0.5))
+    assert max(metric.pixels) == at_once * size[0] * size[1]
+    assert smooth.batch_sizes_used == [at_once]
+
+
+def test_the_gradient_of_a_large_image_takes_one_draw_at_a_time():
+    metric = Sizes(thread_safe=False)
+    images = torch.full((1, 3, 700, 600), 0.5, requires_grad=True)
+    MedianSmoothing(metric, SIGMA, 2)(images).sum().backward()
+    assert set(metric.pixels) == {700 * 600}
+    assert images.grad.abs().sum() > 0
+
+
 def test_images_are_added_to_their_own_noise():
     images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 3, 2, 2)
     pairs = [(2, 0), (2, 1), (0, 5), (1, 0), (1, 1), (2, 7)]

@@ -6,11 +6,13 @@ import re
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_model
 from torch import nn
 
 from certiqa.defenses import MedianSmoothing
 from certiqa.denoisers import DENOISERS, DnCNN, UNet, load_denoiser, name_of, save_denoiser
 from certiqa.errors import UserError
+from certiqa.metrics.weights import load_strictly, read_weights
 
 SMALL = {"unet": {"channels": (4, 6, 8)}, "dncnn": {"depth": 3, "width": 5}}
 
@@ -147,6 +149,48 @@ def test_unknown_names_and_impossible_options_are_refused():
         load_denoiser("unet", channels=[8])
     with pytest.raises(UserError, match="no weights at 'nowhere'"):
         load_denoiser("unet", weights="nowhere")
+
+
+class Recursive(nn.Module):
+    """One block used three times."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        block = nn.Conv2d(3, 3, 3, padding=1)
+        self.steps = nn.ModuleList([block] * 3)
+        self.gain = nn.Parameter(torch.rand(3))
+
+    def forward(self, images):
+        for step in self.steps:
+            images = step(images)
+        return images * self.gain.view(3, 1, 1)
+
+
+def test_a_network_that_shares_tensors_comes_back_whole(tmp_path, images):
+    network, other = Recursive(0), Recursive(1)
+    save_denoiser(network, tmp_path / "ours.safetensors", sigma=0.1, notes={})
+    state, metadata = read_weights(tmp_path / "ours.safetensors")
+    assert metadata["denoiser"].endswith("Recursive")
+    other.load_state_dict(state)
+    torch.testing.assert_close(other(images), network(images))
+
+    save_model(network, str(tmp_path / "theirs.safetensors"))  # keeps one name of each tensor
+    other = Recursive(1)
+    load_strictly(other, read_weights(tmp_path / "theirs.safetensors")[0], "theirs.safetensors")
+    torch.testing.assert_close(other(images), network(images))
+    assert other.steps[0].weight is other.steps[2].weight
+    state.pop("gain")
+    with pytest.raises(UserError, match="1 missing, first: gain"):
+        load_strictly(other, state, "cut.safetensors")
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_a_denoiser_is_exported(name):
+    denoiser = random_denoiser(name).eval()
+    images = torch.rand(1, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    exported = torch.export.export(denoiser, (images,)).module()
+    torch.testing.assert_close(exported(images), denoiser(images))
 
 
 def test_name_of_a_denoiser():

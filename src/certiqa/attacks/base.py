@@ -15,6 +15,7 @@ from torch import Tensor
 from certiqa.attacks.target import Direction, Target
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric, as_metric
+from certiqa.metrics.base import at_least_float32
 
 EXPLODING = 100
 """Ranges of the score that one 8-bit step of every pixel would cover, to first order: above it a gradient explodes."""
@@ -117,7 +118,8 @@ class Attack:
 
         Args:
             metric: the metric, defended or not: gradients and scores are those of all of it.
-            images: ``(N, 3, H, W)`` in [0, 1]; left as they are.
+            images: ``(N, 3, H, W)`` in [0, 1]; left as they are. Those in half precision, which cannot hold small
+                steps, are attacked in float32.
             direction: "raise", "lower", "away", or a tensor of signs, see ``Target``.
             targets: scores ``(N,)`` to reach instead, native units.
             image_ids: names that key all randomness, of the metric and of the attack.
@@ -128,7 +130,7 @@ class Attack:
                 the gradient that the attack needs.
         """
         metric = as_metric(metric)
-        images = images.detach()
+        images = at_least_float32(images.detach())
         if images.ndim != 4 or not len(images):
             raise UserError(f"an attack needs at least one image, (N, 3, H, W), got shape {tuple(images.shape)}")
         if float(images.amin()) < -1e-6 or float(images.amax()) > 1 + 1e-6:

@@ -31,8 +31,14 @@ Score = Callable[[Tensor, Sequence[Pair]], Tensor]
 """Scores noisy images ``(K, 3, H, W)`` that belong to K pairs, ``(K,)``."""
 
 CPU_BATCH = 4  # draws at a time of each worker; more overflow a core's caches
+CPU_PIXELS = CPU_BATCH * 512 * 384  # of them together: maps of large images would fill the memory
 GPU_START, GPU_LIMIT = 16, 4096
 WORTHWHILE = 1.05  # a doubled batch must be so much faster per draw to be kept
+
+
+def cpu_batch(size: Sequence[int]) -> int:
+    """Return the draws at a time of a worker on a CPU for images of (height, width): fewer where they are large."""
+    return max(1, min(CPU_BATCH, CPU_PIXELS // (size[0] * size[1])))
 
 
 class BatchSize:
@@ -81,15 +87,15 @@ class DrawEngine:
         workers: threads on a CPU, each with single-threaded operators; 1 leaves the cores to the operators. More
             than one needs a ``score`` that several threads may call at once.
         batch: draws per forward pass on a GPU.
-        chunk: draws per forward pass of a CPU worker; None for the fastest size known.
+        chunk: draws per forward pass of a CPU worker.
     """
 
-    def __init__(self, score: Score, sigma: float, *, workers: int, batch: BatchSize, chunk: int | None) -> None:
+    def __init__(self, score: Score, sigma: float, *, workers: int, batch: BatchSize, chunk: int) -> None:
         self.score = score
         self.sigma = sigma
         self.workers = workers
         self.batch = batch
-        self.chunk = chunk or CPU_BATCH
+        self.chunk = chunk
 
     def run(
         self, images: Tensor, ids: Sequence[str], seed: int, stream: str, take: Take

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from certiqa.defenses.noise import hashed
 from certiqa.errors import UserError
-from certiqa.metrics.base import QualityMetric, as_metric
+from certiqa.metrics.base import QualityMetric, as_metric, at_least_float32
 
 BACKWARDS = ("native", "identity", "none")
 Generators = Sequence[torch.Generator]
@@ -209,6 +209,7 @@ class PurifiedMetric(QualityMetric):
         self, images: Tensor, image_ids: Sequence[str] | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Return what the metric sees of images ``(N, 3, H, W)``; draws once from ``generator`` where one is given."""
+        images = at_least_float32(images)  # resizing, for one, knows no half precision
         salt = self.seed
         if self.purifier.is_random and generator is not None:
             salt = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))

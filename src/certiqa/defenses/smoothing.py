@@ -10,18 +10,18 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from certiqa.defenses.engine import CPU_BATCH, BatchSize, DrawEngine, Pair, Take
+from certiqa.defenses.engine import BatchSize, DrawEngine, Pair, Take, cpu_batch
 from certiqa.defenses.noise import fill_noise, noise_key
 from certiqa.defenses.precision import full_float32
 from certiqa.defenses.purified import LipschitzSteps, Purifier
 from certiqa.denoisers.checkpoints import check_sigma
 from certiqa.errors import UserError
-from certiqa.metrics.base import QualityMetric, as_metric
+from certiqa.metrics.base import QualityMetric, as_floats_of, as_metric, at_least_float32
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,7 +42,8 @@ class MedianSmoothing(QualityMetric):
         clip: clip noisy and denoised images to [0, 1], what metrics expect.
         seed: of the noise.
         batch_size: noisy images per forward pass, which changes scores by rounding only; None for what is fastest:
-            a few on a CPU, whose caches larger batches overflow; found while scoring on a GPU.
+            a few on a CPU, whose caches larger batches overflow, and one of images beyond 0.4 megapixels, for the
+            memory; found while scoring on a GPU.
         workers: threads that score on a CPU; None for one per core where metric and denoiser are ``thread_safe``.
         precision: of the base function: "fp32", or "bf16" or "fp16" by autocast, with the metric's head in fp32.
             Another precision is another base function: its certificates are as valid, and speak of that function.
@@ -94,8 +95,9 @@ class MedianSmoothing(QualityMetric):
         self.batch_size = batch_size
         self.workers = workers
         self.precision = precision
-        self._batches: dict[tuple[object, ...], BatchSize] = {}
-        self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(self._plain_base) if compile else None
+        self._batches: dict[tuple[Any, ...], BatchSize] = {}
+        self.compiles = bool(compile)
+        self._compiled: Callable[[Tensor], Tensor] | None = None
         if precision != "fp32":
             keep_heads_in_fp32(self.metric)
         self.name = name or ("dms" if denoiser is not None else "ms")
@@ -112,6 +114,10 @@ class MedianSmoothing(QualityMetric):
         self.weights_source = self.metric.weights_source
         self.requires_grad_(False)
         self.eval()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is copied and pickled: not the compiled function, which holds the weights of this very object."""
+        return {**self.__dict__, "_compiled": None}
 
     @property
     def min_sides(self) -> tuple[int, int]:
@@ -158,6 +164,7 @@ class MedianSmoothing(QualityMetric):
         images = noisy.clamp(0, 1) if self.clip else noisy
         if self.denoiser is None:
             return images
+        images = as_floats_of(self.denoiser, images)
         denoised = self.denoiser(images.contiguous(memory_format=torch.channels_last))
         return denoised.clamp(0, 1) if self.clip else denoised
 
@@ -222,17 +229,18 @@ class MedianSmoothing(QualityMetric):
 
         def score(noisy: Tensor, pairs: Sequence[Pair]) -> Tensor:
             if not self.metric.is_random:
-                if self._compiled is None:
+                if not self.compiles:
                     return self.base_function(noisy).float()
+                if self._compiled is None:
+                    self._compiled = torch.compile(self._plain_base)
                 with self._autocast(noisy):
                     return self._compiled(noisy).float()
             # a random step behind the noise needs fresh randomness at every draw, or the draws are not independent
             inner = [f"{stream}|{seed}|{draw}|{ids[row]}" for row, draw in pairs]
             return self.base_function(noisy, image_ids=inner).float()
 
-        engine = DrawEngine(
-            score, self.sigma, workers=self._num_workers, batch=self._batch(images), chunk=self.batch_size
-        )
+        chunk = self.batch_size or cpu_batch(images.shape[-2:])
+        engine = DrawEngine(score, self.sigma, workers=self._num_workers, batch=self._batch(images), chunk=chunk)
         return engine.run(images, ids, seed, stream, take)
 
     @property
@@ -240,13 +248,17 @@ class MedianSmoothing(QualityMetric):
         if self.workers is not None:
             return self.workers
         safe = self.metric.thread_safe and (self.denoiser is None or getattr(self.denoiser, "thread_safe", False))
-        return torch.get_num_threads() if safe and self._compiled is None else 1
+        return torch.get_num_threads() if safe and not self.compiles else 1
 
     @property
     def batch_sizes_used(self) -> list[int]:
         """Return the draws per forward pass that scoring has come to, for each size of image."""
-        cpu = self.batch_size or CPU_BATCH
-        return sorted({cpu if kind == "cpu" else batch.size for (kind, *_), batch in self._batches.items()})
+        return sorted(
+            {
+                (self.batch_size or cpu_batch(size)) if kind == "cpu" else batch.size
+                for (kind, _, _, *size), batch in self._batches.items()
+            }
+        )
 
     def _batch(self, images: Tensor) -> BatchSize:
         """Return the batch size found so far for images of this size and device."""
@@ -276,7 +288,7 @@ class MedianSmoothing(QualityMetric):
         order = scores.argsort(dim=1, stable=True)
         middle = order[:, [(self.num_samples - 1) // 2, self.num_samples // 2]]
         pairs = [(row, int(draw)) for row, draws in enumerate(middle.tolist()) for draw in sorted(set(draws))]
-        size = self.batch_size or (4 if images.device.type == "cpu" else 64)
+        size = self.batch_size or (cpu_batch(images.shape[-2:]) if images.device.type == "cpu" else 64)
         starts = range(0, len(pairs), size)
         values = torch.cat([self._score_pairs(images, ids, pairs[at : at + size], seed, stream) for at in starts])
         median = values.view(len(ids), -1).mean(dim=1)
@@ -307,7 +319,7 @@ class MedianSmoothing(QualityMetric):
             if self.metric.is_random
             else None
         )
-        return self.base_function(noisy, image_ids=inner)
+        return self.base_function(noisy, image_ids=inner).float()
 
     def _ids(self, images: Tensor, image_ids: Sequence[str] | None) -> Sequence[str]:
         ids = [""] * len(images) if image_ids is None else list(image_ids)
@@ -331,7 +343,7 @@ def keep_heads_in_fp32(metric: nn.Module) -> None:
 
 def _outside_autocast(forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
-        return forward(features.float())
+        return forward(at_least_float32(features))
 
 
 def sample_median(scores: Tensor) -> Tensor:

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from certiqa.denoisers.dncnn import DnCNN
 from certiqa.denoisers.unet import UNet
 from certiqa.errors import UserError, suggest
-from certiqa.metrics.weights import SHIPPED, load_strictly, read_weights
-from certiqa.storage.files import write_aside
+from certiqa.metrics.weights import SHIPPED, load_strictly, read_weights, save_weights
 
 DENOISERS: dict[str, type[nn.Module]] = {"unet": UNet, "dncnn": DnCNN}
 """The networks that ``load_denoiser`` builds, by name."""
@@ -39,13 +37,15 @@ def build_denoiser(name: str, **options: Any) -> nn.Module:
 def save_denoiser(
     denoiser: nn.Module, path: str | Path, *, sigma: float | tuple[float, float], notes: Mapping[str, str]
 ) -> None:
-    """Write weights as safetensors with architecture, options, sigma (or its range) and ``notes`` as metadata."""
+    """Write weights as safetensors with architecture, options, sigma (or its range) and ``notes`` as metadata.
+
+    A tensor that a network shares between layers is written under each of its names, so that ``load_state_dict`` of the
+    same network finds all of them.
+    """
     name = name_of(denoiser)
     options = {key: getattr(denoiser, key) for key in _OPTIONS.get(name, ())}
     metadata = {**notes, "denoiser": name, "options": json.dumps(options), "sigma": json.dumps(sigma)}
-    state: dict[str, Tensor] = {key: value.detach().cpu().contiguous() for key, value in denoiser.state_dict().items()}
-    with write_aside(path) as partial:
-        save_file(state, partial, metadata={key: str(value) for key, value in metadata.items()})
+    save_weights(denoiser, path, {key: str(value) for key, value in metadata.items()})
 
 
 def load_denoiser(

@@ -107,7 +107,7 @@ class QualityMetric(nn.Module):
         """Raise UserError unless ``images`` is a float batch of RGB images of at least ``min_size``.
 
         Noise may leave [0, 1], so only a scale that no noise explains is refused, and only where looking at the values
-        does not stop a GPU.
+        does not stop a GPU or the tracing of a graph.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             hint = ""
@@ -130,8 +130,9 @@ class QualityMetric(nn.Module):
                 f"metric '{self.name}' needs images of at least {least_height}x{least_width} pixels, "
                 f"got {height}x{width}; use larger images or crops"
             )
-        sample = images.detach()[..., ::8, ::8]  # enough to tell the scale, and nothing beside a forward pass
-        largest = float(sample.amax()) if images.device.type == "cpu" and images.numel() else 0.0
+        if images.device.type != "cpu" or not images.numel() or torch.compiler.is_compiling():
+            return  # a graph that is traced, by torch.compile or torch.export, cannot depend on values
+        largest = float(images.detach()[..., ::8, ::8].amax())  # enough to tell the scale
         if largest > LARGEST_PIXEL:
             raise UserError(
                 f"metric '{self.name}' needs images in [0, 1], got a pixel of {largest:g}; divide images of "
@@ -142,7 +143,8 @@ class QualityMetric(nn.Module):
 class FrozenMetric(QualityMetric):
     """A network as a frozen metric: no parameter requires grad and ``train()`` leaves it in eval mode.
 
-    Gradients still flow to the images. The network does its own preprocessing.
+    Gradients still flow to the images. The network does its own preprocessing. Images of another float type than its
+    weights' are converted, so scores are in the precision of the weights.
 
     Args:
         network: module ``(N, 3, H, W)`` -> ``(N,)`` or ``(N, 1)``.
@@ -185,7 +187,7 @@ class FrozenMetric(QualityMetric):
     ) -> Tensor:
         """Score images; see ``QualityMetric.forward``."""
         self.check_images(images)
-        scores = self.network(images)
+        scores = self.network(as_floats_of(self.network, images))
         if not isinstance(scores, Tensor) or scores.numel() != images.shape[0] or not scores.ndim:
             found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
             raise UserError(
@@ -197,6 +199,23 @@ class FrozenMetric(QualityMetric):
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode: a metric under test must not update its statistics or drop units."""
         return super().train(False)
+
+
+def as_floats_of(network: nn.Module, images: Tensor) -> Tensor:
+    """Return images in the float type that a network computes in, differentiably.
+
+    That is float64 for weights of float64 and float32 for all others; a network without weights takes images as they
+    are, and images of the very type of the weights stay so.
+    """
+    weights = next((value.dtype for value in network.parameters() if value.is_floating_point()), images.dtype)
+    if images.dtype == weights:
+        return images
+    return images.to(torch.float64 if weights == torch.float64 else torch.float32)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return values in float32, or in float64 if they are: what follows must not be rounded to half precision."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def checked_range(name: str, score_range: Sequence[float] | None) -> Range | None:

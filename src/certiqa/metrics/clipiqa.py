@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certiqa.errors import UserError
+from certiqa.metrics.base import at_least_float32
 from certiqa.metrics.published import NATIVE, RANDOM, Device, Preprocess, PublishedMetric, random_label, seeded
 from certiqa.metrics.sources import RN50, files_of
 from certiqa.metrics.weights import is_torchscript, load_strictly, read_content, read_weights, unwrap
@@ -109,7 +110,7 @@ class ClipiqaPlusNetwork(nn.Module):
         """Return the softmax share of the good prompt ``(N,)``."""
         seen = self.visual(self.preprocess(images), pos_embedding=False)
         with torch.autocast(images.device.type, enabled=False):
-            logits = self.scale * F.normalize(seen.float(), dim=-1) @ self.features.t()
+            logits = self.scale * F.normalize(at_least_float32(seen), dim=-1) @ self.features.t()
             return logits.softmax(dim=-1)[:, 0]
 
 

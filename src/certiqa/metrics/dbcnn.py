@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from certiqa.metrics.base import at_least_float32
 from certiqa.metrics.published import NATIVE, Device, Preprocess, PublishedMetric, Size, build_network
 
 
@@ -56,7 +57,7 @@ class DbcnnNetwork(nn.Module):
             synthetic = F.interpolate(synthetic, semantic.shape[-2:], mode="bilinear", align_corners=True)
         with torch.autocast(images.device.type, enabled=False):
             # sums over all pixels and a root with slope 5e3 at 0: not in bfloat16
-            first, second = semantic.float().flatten(2), synthetic.float().flatten(2)
+            first, second = (at_least_float32(maps).flatten(2) for maps in (semantic, synthetic))
             pooled = torch.bmm(first, second.transpose(1, 2)).flatten(1) / first.shape[-1]
             return self.fc(F.normalize((pooled + 1e-8).sqrt())).squeeze(1)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import resnext101_32x8d
 
 from certiqa.errors import UserError
+from certiqa.metrics.base import at_least_float32
 from certiqa.metrics.published import RANDOM, Device, Preprocess, PublishedMetric, Size, random_label, seeded
 from certiqa.metrics.sources import files_of
 from certiqa.metrics.weights import load_strictly, read_content, unwrap
@@ -61,7 +62,7 @@ class LinearityNetwork(nn.Module):
             if index in TAPS:
                 reduce = self.dr6 if index == 6 else self.dr7
                 reduced.append(reduce(maps.mean(dim=(2, 3))))
-        return self.regression(torch.cat(reduced, dim=1)).squeeze(1).float() * self.slope + self.offset
+        return at_least_float32(self.regression(torch.cat(reduced, dim=1)).squeeze(1)) * self.slope + self.offset
 
 
 class LinearityMetric(PublishedMetric):

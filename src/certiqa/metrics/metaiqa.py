@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from certiqa.metrics.base import at_least_float32
 from certiqa.metrics.published import Device, Preprocess, PublishedMetric, Size, build_network, without_prefix
 
 
@@ -26,7 +27,7 @@ class MetaiqaNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores ``(N,)`` of images ``(N, 3, H, W)`` in [0, 1]."""
-        return self.head(self.resnet_layer(self.preprocess(images))).squeeze(1).float()
+        return at_least_float32(self.head(self.resnet_layer(self.preprocess(images))).squeeze(1))
 
 
 def upstream_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

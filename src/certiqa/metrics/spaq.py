@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from certiqa.errors import UserError
+from certiqa.metrics.base import at_least_float32
 from certiqa.metrics.published import NATIVE, Device, PublishedMetric, build_network
 
 PATCH, STRIDE = 224, 112
@@ -62,7 +63,7 @@ class SpaqNetwork(nn.Module):
         patches = patches_of(images).contiguous(memory_format=torch.channels_last)
         at_once = self.patches_at_once or len(patches)
         scores = torch.cat([self.backbone(chunk) for chunk in patches.split(at_once)])
-        return scores.float().view(len(images), -1).mean(dim=1)
+        return at_least_float32(scores).view(len(images), -1).mean(dim=1)
 
 
 class SpaqMetric(PublishedMetric):

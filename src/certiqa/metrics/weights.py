@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from certiqa.errors import UserError
+from certiqa.storage.files import write_aside
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "weights"
 WRAPPERS = ("state_dict", "params", "params_ema", "model", "net")
@@ -103,10 +105,26 @@ def unwrap(content: Any, source: str | Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 
+def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Write the state dict of a module as safetensors, whole or not at all.
+
+    A tensor that several layers share is written under each of its names: a copy each, since safetensors refuses
+    tensors that share memory.
+    """
+    state = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in module.state_dict().items()
+    }
+    with write_aside(path) as partial:
+        save_file(state, partial, metadata=dict(metadata))
+
+
 def load_strictly(
     module: nn.Module, state: Mapping[str, Tensor], source: str | Path, *, constants: Iterable[str] = ()
 ) -> None:
     """Load ``state`` into ``module``; raise UserError with the first missing, unexpected and misshapen keys.
+
+    Of a tensor that several layers of the module share one name is enough: ``safetensors.torch.save_model`` keeps one.
 
     A module that was built on the meta device takes the tensors themselves, so that there is one copy of them.
 
@@ -122,6 +140,9 @@ def load_strictly(
         # counters of batches, which evaluation never reads, are not in every old file
         if key not in state and (key in set(constants) or key.endswith("num_batches_tracked")):
             state[key] = torch.zeros((), dtype=value.dtype) if value.is_meta else value
+    for names in shared_names(own):
+        given = [key for key in names if key in state]
+        state |= {key: state[given[0]] for key in names if given and key not in state}
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
     misshapen = [
@@ -146,6 +167,15 @@ def load_strictly(
         module.load_state_dict(state, strict=True, assign=True)
     else:
         module.load_state_dict(state, strict=True)
+
+
+def shared_names(state: Mapping[str, Tensor]) -> list[list[str]]:
+    """Return the groups of names under which a state dict has one and the same tensor."""
+    groups: dict[tuple[int, torch.Size, tuple[int, ...]], list[str]] = {}
+    for key, value in state.items():
+        if value.numel() and not value.is_meta:
+            groups.setdefault((value.data_ptr(), value.shape, value.stride()), []).append(key)
+    return [names for names in groups.values() if len(names) > 1]
 
 
 def looks_like(state: Iterable[str]) -> str | None:

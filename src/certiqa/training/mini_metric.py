@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
@@ -33,6 +32,7 @@ from certiqa.errors import UserError
 from certiqa.evaluation import measures
 from certiqa.metrics.folding import fold_batch_norms
 from certiqa.metrics.mini import MOS_RANGE, MiniNetwork
+from certiqa.metrics.weights import save_weights
 from certiqa.storage.workers import worker_pool
 
 Array = NDArray[np.float64]
@@ -114,10 +114,8 @@ def fit_mini_metric(
     with torch.no_grad():
         network.head.weight.copy_(torch.from_numpy(weights)[None])
         network.head.bias.fill_(float(bias))
-    state = {key: value.contiguous() for key, value in network.state_dict().items()}
-    save_file(
-        state, path, metadata={"metric": "mini", "variants": str(variants), "penalty": str(penalty), "seed": str(seed)}
-    )
+    facts = {"metric": "mini", "variants": str(variants), "penalty": str(penalty), "seed": str(seed)}
+    save_weights(network, path, facts)
     test = features_of(backbone, load_dataset("mini", "test", cache=cache))
     scores = MOS_RANGE[0] + (MOS_RANGE[1] - MOS_RANGE[0]) / (1 + np.exp(-(test[0] @ weights + bias)))
     return MetricFit(

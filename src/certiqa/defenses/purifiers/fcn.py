@@ -6,13 +6,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from certiqa.defenses.purifiers.network import NetworkPurifier, Upstream, given_weights
 from certiqa.denoisers.colour_filter import ColourFilter
 from certiqa.errors import UserError
-from certiqa.metrics.weights import SHIPPED, load_strictly, read_weights
-from certiqa.storage.files import write_aside
+from certiqa.metrics.weights import SHIPPED, load_strictly, read_weights, save_weights
 
 UNTRAINED = "untrained"
 
@@ -68,7 +65,5 @@ def shipped_filters() -> list[str]:
 
 def save_filter(network: ColourFilter, path: str | Path, notes: Mapping[str, str]) -> None:
     """Write weights as safetensors, with what else the network is, and ``notes``, as metadata."""
-    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     metadata = {key: str(value) for key, value in notes.items()}
-    with write_aside(path) as partial:
-        save_file(state, partial, metadata=metadata | {"purifier": "fcn", "residual": json.dumps(network.residual)})
+    save_weights(network, path, metadata | {"purifier": "fcn", "residual": json.dumps(network.residual)})

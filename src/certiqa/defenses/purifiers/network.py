@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,19 +134,15 @@ def recompute_blocks(network: nn.Module) -> None:
     def visit(module: nn.Module) -> None:
         for child in module.children():
             if isinstance(module, nn.Sequential | nn.ModuleList) and any(True for _ in child.children()):
-                _recompute_forward(child)
+                # a partial of a bound method is copied and pickled with its module, a closure stays with the original
+                child.forward = functools.partial(_recomputed, child.forward)
             else:
                 visit(child)
 
     visit(network)
 
 
-def _recompute_forward(block: nn.Module) -> None:
-    plain = block.forward
-
-    def forward(*inputs: Any, **options: Any) -> Any:
-        if torch.is_grad_enabled():
-            return recompute(plain, *inputs, use_reentrant=False, **options)
-        return plain(*inputs, **options)
-
-    block.forward = forward
+def _recomputed(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    if torch.is_grad_enabled():
+        return recompute(forward, *inputs, use_reentrant=False, **options)
+    return forward(*inputs, **options)
