@@ -1,11 +1,14 @@
 """What the tests of tracking share: a run tracked offline, and a process in which W&B finds no key."""
 
 import importlib.util
+import itertools
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import wandb
+from PIL import Image
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +43,39 @@ def no_key(monkeypatch, tmp_path):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     yield monkeypatch
     wandb.teardown()
+
+
+@pytest.fixture
+def run_here(tmp_path):
+    """Run a job in this process: ``run_here("evaluate", "defense=ms", ...)`` returns its summary and folder."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+
+    from certiqa.entry import identity, pipeline
+    from certiqa.evaluation import read_summary
+
+    identity.register_resolvers()
+    count = itertools.count()
+
+    def run(task, *overrides):
+        folder = tmp_path / f"run-{next(count)}"
+        folder.mkdir()
+        with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
+            quiet = ["logger=none", "callbacks.gallery.num_images=0"]
+            config = compose(task, [f"paths.run={folder}", *quiet, *overrides], return_hydra_config=True)
+            HydraConfig.instance().set_config(config)
+        pipeline.run(config)
+        return read_summary(folder), folder
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def six_pictures(tmp_path_factory):
+    """A folder of six small pictures, two of them not square."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for place, size in enumerate([(48, 48)] * 4 + [(64, 40)] * 2):
+        generator = np.random.default_rng(place)
+        pixels = generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(folder / f"{place}.png")
+    return folder

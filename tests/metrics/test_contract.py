@@ -162,9 +162,12 @@ def test_a_metric_that_takes_one_size_is_told_to_say_so():
     assert reason.startswith("could not score 64x64 probe images: ")
     assert "shapes cannot be multiplied" in reason
     assert reason.endswith("set min_size to the smallest side that it takes")
+    assert check_metric(OneSize(), sizes=[(224, 224)]).ok
     network = OneSize()
     network.min_size = 224
-    assert "one score per image" in check_metric(network).passed
+    reason = check_metric(network).failures["one score per image"]
+    assert reason.startswith("could not score 256x320 probe images: ")
+    assert reason.endswith("where it takes no such images, give the sizes that you test")
 
 
 def test_a_plain_module_of_two_outputs_per_image_is_named():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch import nn
 
 from certiqa.attacks import Attack
+from certiqa.attacks.suite import members
 from certiqa.callbacks import Certification
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing, PurifiedMetric, undefended
@@ -27,7 +29,7 @@ from certiqa.entry.checks import missing_in, must_be_given
 from certiqa.entry.identity import fraction
 from certiqa.errors import UserError
 from certiqa.metrics import CropAveraged, QualityMetric, as_metric, require_metric
-from certiqa.training import DefenseModule
+from certiqa.training import DefenseModule, DenoisingObjective
 from certiqa.training.corruption import Attacked, Corruption, DiffusionSteps
 
 RUN_OF_ATTACK = ("direction", "aim", "save_images")
@@ -67,11 +69,11 @@ def check_objective(config: DictConfig) -> None:
 
 
 def build_metric(config: DictConfig) -> QualityMetric:
-    """Build the frozen metric and check that it keeps the contract.
+    """Build the frozen metric; see ``check_contract`` for whether it is one.
 
     ``data.test_crops`` makes it the mean over crops: what is certified and attacked then is that mean.
     """
-    metric = require_metric(build(config.metric))
+    metric = as_metric(build(config.metric))
     crops = config.data.get("test_crops")
     if not crops:
         return metric
@@ -83,6 +85,28 @@ def build_metric(config: DictConfig) -> QualityMetric:
             f"scores the images of the training; set data.crop={crops.size} or more, or smaller test crops"
         )
     return CropAveraged(metric, crops.size, crops.number)
+
+
+def check_contract(
+    metric: QualityMetric,
+    sizes: Sequence[tuple[int, int]],
+    attacks: Iterable[Attack] = (),
+    objective: DenoisingObjective | None = None,
+) -> None:
+    """Raise UserError where a metric breaks the contract on images of the tested sizes.
+
+    Args:
+        metric: the frozen metric.
+        sizes: (height, width) of the images to be scored.
+        attacks: what is to attack it: without one that uses gradients it need not have any.
+        objective: what a denoiser is trained for: one through the metric needs its gradient.
+    """
+    gradient = any(one.uses_gradient for attack in attacks for one in members(attack).values())
+    gradient |= objective is not None and objective.needs_metric
+    if isinstance(metric, CropAveraged):
+        sizes = [metric.min_sides]  # its crops
+        metric = metric.base
+    require_metric(metric, sizes=sizes, gradient=gradient)
 
 
 def build_defense(config: DictConfig, metric: QualityMetric, *, trained: bool) -> QualityMetric:

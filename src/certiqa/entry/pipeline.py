@@ -31,11 +31,13 @@ from certiqa.denoisers import save_denoiser
 from certiqa.denoisers.colour_filter import ColourFilter
 from certiqa.entry.build import (
     build,
+    build_attack,
     build_callbacks,
     build_defense,
     build_metric,
     build_module,
     build_trainer,
+    check_contract,
     check_objective,
     check_shares,
     run_folder,
@@ -103,6 +105,8 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
     recorder = next(callback for callback in callbacks if isinstance(callback, Records))
     recorder.identity = flat_identity(config)
     module = build_module(config, defense)
+    attack = build_attack(config)
+    check_contract(metric, data.test_set.sizes(), [attack] if attack else [], module.objective)
     if first_rank:
         keep_curves(folder)
     trainer = build_trainer(config, callbacks, build_loggers(config))

@@ -16,12 +16,14 @@ def plan(config: DictConfig) -> None:
     from certiqa.certification import require_certifiable
     from certiqa.certification.planning import plan_certification
     from certiqa.data.datamodule import QualityDataModule
-    from certiqa.entry.build import build, build_defense, build_metric, chosen_device
+    from certiqa.entry.build import build, build_defense, build_metric, check_contract, chosen_device
     from certiqa.reports.plan import plan_lines
 
-    smooth = require_certifiable(build_defense(config, build_metric(config), trained=True))
+    metric = build_metric(config)
+    smooth = require_certifiable(build_defense(config, metric, trained=True))
     device = chosen_device(config)
     data: QualityDataModule = build(config.data)
+    check_contract(metric, data.test_set.sizes())
     chosen = config.certification
     found = plan_certification(
         smooth.to(device),

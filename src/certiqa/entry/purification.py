@@ -15,7 +15,7 @@ from rich.progress import Progress
 from certiqa.attacks import Attack
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.data.images import ImageDataset
-from certiqa.entry.build import build, build_metric, chosen_device, number, refuse_untrained, run_folder
+from certiqa.entry.build import build, build_metric, check_contract, chosen_device, number, refuse_untrained, run_folder
 from certiqa.entry.folder import set_aside, shown
 from certiqa.entry.given import GIVEN_FILES, finished_as_given, given_files
 from certiqa.entry.identity import config_hash
@@ -61,6 +61,7 @@ def make_study(config: DictConfig, folder: Path, console: Console) -> dict[str, 
     data: QualityDataModule = build(config.data)
     data.setup("test")
     images = data.test_set
+    check_contract(metric, images.sizes(), study.attacks.values())
     study.leave_out(metric, images.sizes())
     if study.unavailable:
         names = ", ".join(study.unavailable)

@@ -177,7 +177,9 @@ class OneScore(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return scores ``(N,)`` or ``(N, 1)``."""
         scores = self.network(images)
-        return scores[0] if isinstance(scores, tuple) else scores
+        scores = scores[0] if isinstance(scores, tuple) else scores
+        # NIQE and others squeeze a batch of one away
+        return scores.reshape(1) if images.shape[0] == 1 and scores.ndim == 0 else scores
 
 
 def build(options: Mapping[str, Any]) -> nn.Module:
