@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+from certiqa.metrics.base import at_least_float32
 
 
 @contextlib.contextmanager
@@ -42,3 +46,21 @@ def _flags() -> list[tuple[Any, str, Any]]:
         _ = cudnn.allow_tf32
         return [(cudnn, "allow_tf32", False), *flags]
     return flags
+
+
+def keep_heads_in_fp32(metric: nn.Module) -> None:
+    """Make every linear layer with a single output leave autocast, in place.
+
+    In bfloat16 its output alone would have some 27 distinct values in 100 draws, and order statistics need ties as
+    little as they need noise.
+    """
+    for module in metric.modules():
+        if isinstance(module, nn.Linear) and module.out_features == 1 and not hasattr(module, "leaves_autocast"):
+            # a partial of a bound method is copied and pickled with its module; a closure would stay with the original
+            module.forward = functools.partial(_outside_autocast, module.forward)  # type: ignore[method-assign]
+            module.leaves_autocast = True  # type: ignore[assignment]
+
+
+def _outside_autocast(forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        return forward(at_least_float32(features))

@@ -7,7 +7,6 @@ denoiser between noise and metric: Shumitskaya et al., "DMS-IQA", arXiv 2411.125
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
@@ -17,11 +16,11 @@ from torch import Tensor, nn
 
 from certiqa.defenses.engine import BatchSize, DrawEngine, Pair, Take, cpu_batch
 from certiqa.defenses.noise import fill_noise, noise_key
-from certiqa.defenses.precision import full_float32
+from certiqa.defenses.precision import full_float32, keep_heads_in_fp32
 from certiqa.defenses.purified import LipschitzSteps, Purifier
 from certiqa.denoisers.checkpoints import check_sigma
 from certiqa.errors import UserError
-from certiqa.metrics.base import QualityMetric, as_floats_of, as_metric, at_least_float32
+from certiqa.metrics.base import QualityMetric, as_floats_of, as_metric
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -326,24 +325,6 @@ class MedianSmoothing(QualityMetric):
         if len(ids) != len(images):
             raise UserError(f"{len(images)} images but {len(ids)} image ids; give one id per image")
         return ids
-
-
-def keep_heads_in_fp32(metric: nn.Module) -> None:
-    """Make every linear layer with a single output leave autocast, in place.
-
-    In bfloat16 its output alone would have some 27 distinct values in 100 draws, and order statistics need ties as
-    little as they need noise.
-    """
-    for module in metric.modules():
-        if isinstance(module, nn.Linear) and module.out_features == 1 and not hasattr(module, "leaves_autocast"):
-            # a partial of a bound method is copied and pickled with its module; a closure would stay with the original
-            module.forward = functools.partial(_outside_autocast, module.forward)  # type: ignore[method-assign]
-            module.leaves_autocast = True  # type: ignore[assignment]
-
-
-def _outside_autocast(forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
-    with torch.autocast(features.device.type, enabled=False):
-        return forward(at_least_float32(features))
 
 
 def sample_median(scores: Tensor) -> Tensor:
