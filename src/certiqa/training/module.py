@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -106,8 +108,16 @@ class DefenseModule(pl.LightningModule):
             self.objective.check_opinions(self._train_set.has_opinions)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Put the denoiser in training mode: the defense around it stays in eval mode."""
+        """Put the denoiser in training mode: the defense around it stays in eval mode.
+
+        What a network of one's own draws from the global generators, as dropout does, is a function of (seed, pass,
+        batch, process) too, so that a run that is continued draws it again.
+        """
         self.denoiser.train()
+        key = noise_key(self.seed, "train", f"batch|{self.current_epoch}|{batch_idx}", self.global_rank)
+        torch.manual_seed(key)
+        np.random.seed(key % 2**32)  # noqa: NPY002
+        random.seed(key)
 
     def on_fit_end(self) -> None:
         """Freeze it again."""
@@ -190,7 +200,7 @@ class DefenseModule(pl.LightningModule):
         if rows:
             for row, score in zip(rows, self.base_metric(images[rows]), strict=True):
                 self._clean_scores[ids[row]] = score
-        return torch.stack([self._clean_scores[name] for name in ids])
+        return torch.stack([self._clean_scores[name].to(images.device) for name in ids])
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
@@ -222,8 +232,17 @@ class DefenseModule(pl.LightningModule):
     # -- checkpoints ---------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the denoiser alone: the metric is frozen and has its own weights."""
+        """Keep the denoiser alone: the metric is frozen and has its own weights.
+
+        The metric's scores of clean images are kept too: of another batch they would differ by rounding.
+        """
         checkpoint["state_dict"] = {f"denoiser.{key}": value for key, value in self.denoiser.state_dict().items()}
+        names, scores = list(self._clean_scores), [score.cpu() for score in self._clean_scores.values()]
+        shares: list[Any] = [(names, torch.stack(scores) if scores else torch.empty(0))]
+        if torch.distributed.is_initialized():
+            (share,), shares = shares, [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(shares, share)
+        checkpoint["clean_scores"] = shares
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the denoiser strictly."""
@@ -231,3 +250,8 @@ class DefenseModule(pl.LightningModule):
         state = {key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items()}
         load_strictly(self.denoiser, state, "the run's checkpoint")
         checkpoint["state_dict"] = {}
+        shares = checkpoint.get("clean_scores", [])
+        several = torch.distributed.is_initialized()
+        if len(shares) == (torch.distributed.get_world_size() if several else 1):  # each process goes on with its own
+            names, scores = shares[torch.distributed.get_rank() if several else 0]
+            self._clean_scores = dict(zip(names, scores, strict=True))
