@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from certiqa.defenses import MedianSmoothing, PurifiedMetric, noise_key, undefended
 from certiqa.errors import UserError
+from certiqa.evaluation.failing import one_by_one
 from certiqa.metrics import QualityMetric
 from certiqa.metrics.weights import load_strictly
 from certiqa.training.corruption import Corruption, GaussianNoise
@@ -221,13 +222,27 @@ class DefenseModule(pl.LightningModule):
             noisy = self.defense.noisy(images, ids, [0] * len(ids), self.seed, "validate")
             error = F.mse_loss(self.defense.denoise(noisy), self._prepared(batch))
             self.log("val/psnr", -10 * torch.log10(error), prog_bar=True, batch_size=len(ids), sync_dist=True)
-        return {"score_clean": self.base_metric(images)}
+        return self._undefended(images)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return the undefended scores; callbacks do what else a test does."""
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Return the undefended scores; callbacks do what else a test does.
+
+        Of an image on which the metric raises the score is NaN, and the exception stands in "raised" by its place.
+        """
         if not batch["image_id"]:
             return {"score_clean": batch["image"].new_empty(0)}  # none of the batch's images could be read
-        return {"score_clean": self.base_metric(batch["image"])}
+        return self._undefended(batch["image"])
+
+    def _undefended(self, images: Tensor) -> dict[str, Any]:
+        def scores(places: list[int]) -> Iterable[tuple[int, Tensor]]:
+            whole = len(places) == len(images)
+            return zip(places, self.base_metric(images if whole else images[places]), strict=True)
+
+        found = dict(one_by_one(scores, range(len(images))))
+        raised = {place: error for place, error in found.items() if isinstance(error, Exception)}
+        nothing = images.new_tensor(torch.nan)
+        values = [score if isinstance(score := found[place], Tensor) else nothing for place in range(len(images))]
+        return {"score_clean": torch.stack(values), "raised": raised}
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 
