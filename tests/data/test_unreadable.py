@@ -1,5 +1,6 @@
 """One corrupt image among many: the run stops and names it, or goes on and says in its records what it left out."""
 
+import json
 import logging
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from certiqa.attacks import load_attack
 from certiqa.callbacks import Certification, Records
 from certiqa.callbacks.attacks import Attacks
+from certiqa.callbacks.gallery import Gallery
 from certiqa.data import ImageDataset, ImageRecord, reading, registry
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing
@@ -45,10 +47,10 @@ def make(**options):
     return QualityDataModule("some", test="all", eval_batch_size=3, **options)
 
 
-def run_test(folder, metric, data, recorder):
+def run_test(folder, metric, data, recorder, *others):
     """Test a metric under Lightning and return the compiled records."""
     options = {"logger": False, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(**options, inference_mode=False, callbacks=[recorder], default_root_dir=folder)
+    trainer = pl.Trainer(**options, inference_mode=False, callbacks=[recorder, *others], default_root_dir=folder)
     trainer.test(DefenseModule(metric), data, verbose=False)
     return RecordStore(folder / "run").compile()
 
@@ -226,12 +228,16 @@ REASON = rf"image '{BODY}.png'( under .*)?: RuntimeError: the algorithm failed t
 def test_a_metric_that_raises_on_one_image_is_named_or_recorded_as_failed(dark, defended):
     metric = FrozenMetric(Fragile(), name="fragile", score_range=(0, 1))
     recorder = Records(dark / "run")
+    (dark / "run").mkdir()
     if defended:
         metric = MedianSmoothing(metric, 0.2, 60)
         recorder = Certification(dark / "run", radii=[0.02, 0.05], radius=0.05, confidence=0.9)
     with pytest.raises(UserError, match=rf"^metric 'fragile' fails on {REASON}. .*data.on_error=skip$"):
         run_test(dark, metric, make(), recorder)
-    table = run_test(dark, metric, make(on_error="skip"), recorder)
+    table = run_test(dark, metric, make(on_error="skip"), recorder, Gallery(dark / "run", COUNT))
+    shown = json.loads((dark / "run" / "gallery.json").read_text())
+    assert [entry["image_id"] for entry in shown].count(f"{BODY}.png") == 0
+    assert len(shown) == COUNT - 1
     failed = table[table.failure.notna()]
     assert list(failed.image_id) == [f"{BODY}.png"] * (2 if defended else 1)
     assert failed.score.isna().all()
