@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
+from certiqa.console import plain_console
 from certiqa.errors import UserError
 
 
 def shown(loader: Iterable[Any], title: str, progress: bool) -> Iterable[Any]:
     """Return the loader under a bar on stderr, where that is a terminal."""
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     total = len(loader) if isinstance(loader, Sized) else None
-    return track(loader, title, total, console=console, disable=not (progress and console.is_terminal), transient=True)
+    hidden = not (progress and console.is_terminal)
+    return track(loader, escape(title), total, console=console, disable=hidden, transient=True)
 
 
 def batches(loader: Iterable[Any], batch_size: int | None) -> Iterator[tuple[Tensor, list[str]]]:

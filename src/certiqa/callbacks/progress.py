@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
+from rich.markup import escape
 
 
 class Progress(RichProgressBar):
@@ -48,7 +49,7 @@ def side_bar(trainer: pl.Trainer, description: str, total: int | None) -> Iterat
     if bars is None or total is None:  # Lightning's columns need a total
         yield None
         return
-    task = bars.add_task(f"[white]{description}", total=total)
+    task = bars.add_task(f"[white]{escape(description)}", total=total)  # Lightning's column reads markup
     try:
         yield lambda count: bars.update(task, advance=count)
     finally:

@@ -15,8 +15,8 @@ from typing import Any
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
-from rich.console import Console
 
+from certiqa.console import plain_console
 from certiqa.errors import UserError, first_line, suggest
 from certiqa.evaluation.records import read_records
 from certiqa.evaluation.tracked import RADIUS, attack_rows, flat_summary, radius_curves, record_rows
@@ -77,7 +77,7 @@ class WandbTracker(WandbLogger):
         self.mode = mode
         self.table_rows = table_rows
         self.finish_timeout = finish_timeout
-        self.say = Console().print
+        self.say = plain_console().print
         self._opened = False
         self._config: dict[str, Any] = {}
         super().__init__(

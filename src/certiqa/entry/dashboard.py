@@ -7,11 +7,13 @@ import json
 import sys
 from collections.abc import Sequence
 
+from certiqa.console import accept_any_text
 from certiqa.errors import UserError, first_line, suggest
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and save the workspace, or print it; exits with 1 where W&B refuses it."""
+    accept_any_text()
     parser = argparse.ArgumentParser(
         prog="certiqa-dashboard",
         description="Make the W&B workspace of runs logged with logger=wandb: correlation, certificates against "

@@ -6,11 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from certiqa.console import accept_any_text
 from certiqa.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and run one of the commands."""
+    accept_any_text()
     parser = argparse.ArgumentParser(prog="certiqa-data", description="Make, check and look at data sets.")
     commands = parser.add_subparsers(dest="command", required=True)
     sheet = commands.add_parser("sheet", help="draw all distortion types by levels as one picture")

@@ -11,10 +11,9 @@ from certiqa.entry.app import run_app
 
 def plan(config: DictConfig) -> None:
     """Print the plan of ``evaluate.py`` with the same options."""
-    from rich.console import Console
-
     from certiqa.certification import require_certifiable
     from certiqa.certification.planning import plan_certification
+    from certiqa.console import plain_console
     from certiqa.data.datamodule import QualityDataModule
     from certiqa.entry.build import build, build_defense, build_metric, check_contract, chosen_device
     from certiqa.reports.plan import plan_lines
@@ -33,7 +32,7 @@ def plan(config: DictConfig) -> None:
         joint_confidence=chosen.joint_confidence,
         device=device,
     )
-    console = Console()
+    console = plain_console()
     for part in plan_lines(found, smooth.sigma, chosen.confidence, chosen.joint_confidence):
         console.print(part, soft_wrap=True)
 

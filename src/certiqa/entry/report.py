@@ -6,11 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from certiqa.console import accept_any_text
 from certiqa.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Write ``report.html`` of one run, or the comparison of several runs or of all runs below a folder."""
+    accept_any_text()
     parser = argparse.ArgumentParser(
         prog="certiqa-report",
         description="One run: write its HTML report again. Several runs, or a folder of runs: gather them, finished or "

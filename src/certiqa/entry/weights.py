@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from certiqa.console import accept_any_text
 from certiqa.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ COLUMNS = ("metric", "file", "MB", "licence", "source")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run one of the commands; exits with 1 where something is wrong or missing."""
+    accept_any_text()
     parser = argparse.ArgumentParser(prog="certiqa-weights", description="The weights of published metrics.")
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="what each metric needs, and whether it is there")
@@ -68,9 +70,9 @@ def row(file: WeightFile) -> tuple[str, ...]:
 
 def print_list() -> None:
     """Print the table for a terminal, with what is there."""
-    from rich.console import Console
     from rich.table import Table
 
+    from certiqa.console import plain_console
     from certiqa.metrics.sources import WEIGHT_FILES
 
     table = Table(title="Weights of published metrics (mini ships its own)", show_lines=True)
@@ -79,7 +81,7 @@ def print_list() -> None:
     for file in WEIGHT_FILES:
         found = file.present()
         table.add_row(*row(file), str(found) if found else "no")
-    console = Console()
+    console = plain_console()
     console.print(table)
     console.print(f"cache: {WEIGHT_FILES[0].path.parent} (CERTIQA_CACHE moves it)", soft_wrap=True)
 
@@ -108,9 +110,9 @@ def fetch(names: Sequence[str]) -> None:
 
 def verify(names: Sequence[str]) -> None:
     """Print what was found of these metrics; raises UserError where one is wrong or, asked for by name, not here."""
-    from rich.console import Console
     from rich.table import Table
 
+    from certiqa.console import plain_console
     from certiqa.metrics.calibration import verify_metric
 
     table = Table("metric", "state", "notes", "scores of the probe images", show_lines=True)
@@ -118,7 +120,7 @@ def verify(names: Sequence[str]) -> None:
     for verdict in verdicts:
         scores = "\n".join(f"{image} {score:.6g}" for image, score in verdict.scores.items())
         table.add_row(verdict.metric, verdict.state, "\n".join(verdict.notes), scores)
-    Console().print(table)
+    plain_console().print(table)
     wrong = [verdict.metric for verdict in verdicts if verdict.state == "wrong"]
     if wrong:
         raise UserError(f"not as published: {', '.join(wrong)}; the table says what is wrong")

@@ -115,7 +115,7 @@ def attack_table(summary: Summary) -> Table | None:
     for key in SHORT:
         table.add_column(COLUMNS[key].split(",")[0], justify="left" if key == "attack" else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(row[key] for key in SHORT))
+        table.add_row(*(Text(row[key]) for key in SHORT))
     notes = [
         "Gain: share of the range by which attacks raised quality (below zero: lowered); no guarantee against others",
         *(str(warning) for warning in summary.get("attack_warnings") or []),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from certiqa.certification.planning import CertificationPlan
 from certiqa.reports.tables import count, duration, exact, percent
@@ -42,7 +43,7 @@ def _reach(radius: float | None) -> str:
     return "no radius can be certified" if radius is None else f"radii up to {radius:.4g} can be certified"
 
 
-def _draws(needed: int | None, planned: int) -> str:
+def _draws(needed: int | None, planned: int) -> Text:
     if needed is None:
-        return "-"
-    return count(needed) if needed <= planned else f"[bold red]{count(needed)}[/bold red]"
+        return Text("-")
+    return Text(count(needed), "" if needed <= planned else "bold red")

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from certiqa.console import plain_column, plain_console
 from certiqa.errors import UserError
 
 
@@ -106,6 +106,6 @@ def in_bytes(count: int) -> str:
 
 def byte_progress(*, shown: bool = True) -> Progress:
     """Return a progress display in bytes with speed and time left; on stderr, and only if that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = plain_console(stderr=True)
+    columns = (plain_column(), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=console, disable=not (shown and console.is_terminal))
