@@ -1,14 +1,23 @@
-"""What the tests of tracking share: a run tracked offline, and a process in which W&B finds no key."""
+"""What the tests of commands share: sweeps in this process, a run tracked offline, and W&B without a key."""
 
+import csv
 import importlib.util
 import itertools
+import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import wandb
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from PIL import Image
+
+from certiqa.entry import app, identity
+from certiqa.entry.given import GIVEN_FILES, given_files
+from certiqa.errors import UserError
 
 
 @pytest.fixture(scope="session")
@@ -79,3 +88,46 @@ def six_pictures(tmp_path_factory):
         pixels = generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(folder / f"{place}.png")
     return folder
+
+
+def quick_task(config):
+    """A job that leaves what a real one leaves: a summary; a sigma of .3 breaks it."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if config.sigma == 0.3:
+        raise UserError("sigma 0.3 is broken\nand this is the second line")
+    if config.sigma == 0.4:
+        raise KeyboardInterrupt
+    runs = folder / "runs"
+    runs.write_text(runs.read_text() + "x" if runs.exists() else "x")
+    summary = {"status": "finished", "config_hash": identity.config_hash(config), GIVEN_FILES: given_files(config)}
+    if config.get("optimise"):
+        summary[config.optimise] = config.objective.ranking_weight
+    summary["command"] = sys.argv
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch, capsys):
+    """Run ``evaluate -m`` in this process with a quick job; returns (exit code, stdout, stderr, rows of the table).
+
+    ``several=False`` leaves the ``-m`` out; ``full_error`` is what HYDRA_FULL_ERROR is set to.
+    """
+
+    def call(*arguments, name="evaluate", task=quick_task, several=True, full_error=""):
+        GlobalHydra.instance().clear()
+        command = ["evaluate.py", *["-m"] * several, *arguments, f"paths.outputs={tmp_path / 'o'}"]
+        monkeypatch.setattr(sys, "argv", command)
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("HYDRA_FULL_ERROR", full_error)
+        code = 0
+        try:
+            app.run_app(task, name)
+        except SystemExit as stop:
+            code = stop.code
+        said = capsys.readouterr()
+        tables = sorted(tmp_path.glob("o/sweeps/*/table.csv"), key=lambda path: path.stat().st_mtime_ns)
+        rows = list(csv.DictReader(tables[-1].open())) if tables else []
+        return code, said.out, said.err, rows
+
+    yield call
+    GlobalHydra.instance().clear()

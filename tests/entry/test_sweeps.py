@@ -14,8 +14,6 @@ import pytest
 from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import MissingConfigException
@@ -25,7 +23,6 @@ from omegaconf import OmegaConf
 from certiqa.entry import app, identity
 from certiqa.entry.checks import check_job
 from certiqa.entry.folder import locked
-from certiqa.entry.given import GIVEN_FILES, given_files
 from certiqa.entry.preemption import Requeue, stopping_on_signals
 from certiqa.errors import UserError
 from hydra_plugins.certiqa_launchers import LocalLauncher, outcome
@@ -34,44 +31,6 @@ ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 TINY = ["num_samples=30", "data.limit_test=2", "data.resize=96", "callbacks.gallery.num_images=1"]
 TINY += ["certification.radii=[0.03]", "certification.radius=0.03", "certification.joint_confidence=null"]
-
-
-def quick_task(config):
-    """A job that leaves what a real one leaves: a summary; a sigma of .3 breaks it."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    if config.sigma == 0.3:
-        raise UserError("sigma 0.3 is broken\nand this is the second line")
-    if config.sigma == 0.4:
-        raise KeyboardInterrupt
-    runs = folder / "runs"
-    runs.write_text(runs.read_text() + "x" if runs.exists() else "x")
-    summary = {"status": "finished", "config_hash": identity.config_hash(config), GIVEN_FILES: given_files(config)}
-    if config.get("optimise"):
-        summary[config.optimise] = config.objective.ranking_weight
-    (folder / "summary.json").write_text(json.dumps(summary))
-
-
-@pytest.fixture
-def sweep(tmp_path, monkeypatch, capsys):
-    """Run ``evaluate -m`` in this process with a quick job; returns (exit code, stdout, stderr, rows of the table)."""
-
-    def call(*arguments, name="evaluate", task=quick_task):
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", "-m", *arguments, f"paths.outputs={tmp_path / 'o'}"])
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-        code = 0
-        try:
-            app.run_app(task, name)
-        except SystemExit as stop:
-            code = stop.code
-        said = capsys.readouterr()
-        tables = sorted(tmp_path.glob("o/sweeps/*/table.csv"), key=lambda path: path.stat().st_mtime_ns)
-        rows = list(csv.DictReader(tables[-1].open())) if tables else []
-        return code, said.out, said.err, rows
-
-    yield call
-    GlobalHydra.instance().clear()
 
 
 def runs(tmp_path):
@@ -337,6 +296,19 @@ def test_twelve_runs_interrupted_half_way_run_only_what_is_missing(tmp_path, min
     after = finished(tmp_path)
     assert len(after) == 12
     assert {name: after[name].stat().st_mtime_ns for name in before} == before
+
+
+@pytest.mark.full
+def test_two_processes_of_a_job_find_its_configs_and_its_folder(tmp_path, mini_cache):
+    """Lightning starts the second one with the command of the job."""
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text("# @package _global_\nnum_samples: 40\n")
+    own = [f"--config-dir={tmp_path / 'mine'}", "experiment=own", "hydra.sweep.subdir=${hydra.job.num}"]
+    shared = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+    code, out = in_processes(*own, *shared, "defense=ms", *TINY[1:], outputs=tmp_path)
+    assert code == 0, out
+    shares = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("evaluate/*/records/rank-*.jsonl"))
+    assert shares == ["evaluate/0/records/rank-0.jsonl", "evaluate/0/records/rank-1.jsonl"]
 
 
 @pytest.mark.full

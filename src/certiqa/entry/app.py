@@ -12,23 +12,33 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from certiqa.console import accept_any_text
+from certiqa.entry.composing import own_configs, own_loader, with_home_in_flags
 from certiqa.entry.identity import register_resolvers
 from certiqa.entry.preemption import REQUEUE, Requeue
+from certiqa.entry.quoting import advice_on, advice_on_several
 from certiqa.errors import UserError, suggest
 
-TRACEBACK = "CERTIQA_TRACEBACK"
+TRACEBACK, FULL_ERROR = "CERTIQA_TRACEBACK", "HYDRA_FULL_ERROR"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-UNWRITABLE = (*NO_SPACE, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM)
+UNWRITABLE = (*NO_SPACE, errno.ENAMETOOLONG, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM)
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +59,19 @@ def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
     The exit code is 130 after Ctrl-C, and 75 (EX_TEMPFAIL: try again) after SIGTERM, which schedulers can requeue on.
     Before the run has its folder, in the seconds of composing and importing, SIGTERM ends the process as any other.
 
-    ``CERTIQA_TRACEBACK=1`` shows the traceback too.
+    ``CERTIQA_TRACEBACK=1``, or Hydra's own ``HYDRA_FULL_ERROR=1``, shows the traceback too.
     """
+    accept_any_text()
     register_resolvers()
     # a metric._target_ of the user's own lies where the command is run, also beside an installed certiqa-train
     sys.path.append(os.getcwd())
-    # with it Hydra raises its errors instead of printing them its own way; a traceback is still only shown if asked for
-    wants_traceback = bool(os.environ.get(TRACEBACK) or os.environ.get("HYDRA_FULL_ERROR"))
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-
+    sys.argv[1:] = with_home_in_flags(sys.argv[1:])
+    wants_traceback = os.environ.get(TRACEBACK, os.environ.get(FULL_ERROR)) == "1"
     try:
         try:
             guarded = GuardedTask(task, wants_traceback)
-            hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(guarded)()
+            with own_loader(), raising_hydras_errors(wants_traceback):
+                hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(guarded)()
         finally:
             complete = conclude_sweep()
         if not complete:
@@ -74,6 +84,24 @@ def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
         sys.exit(130)
     except Exception as error:
         fail(error, wants_traceback)
+
+
+@contextmanager
+def raising_hydras_errors(wants_traceback: bool) -> Iterator[None]:
+    """Let Hydra raise its errors instead of printing them its own way.
+
+    Processes that are started meanwhile, as those of DDP, inherit that; whether they show tracebacks is told apart.
+    """
+    told = {FULL_ERROR: "1", TRACEBACK: str(int(wants_traceback))}
+    before = {key: os.environ.get(key) for key in told}
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            del os.environ[key]
+            if value is not None:
+                os.environ[key] = value
 
 
 def conclude_sweep() -> bool:
@@ -142,8 +170,14 @@ def explain(error: BaseException) -> str | None:
             return str(cause)
         if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
             return _unwritable(cause)
+        if type(cause).__name__ == "MisconfigurationException":  # Lightning's, of options that do not go together
+            return f"Lightning cannot run with these options: {' '.join(str(cause).split())}"
         cause = cause.__cause__
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        return advice_on(error, sys.argv[1:])
+    if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", text):
+        return advice_on_several(several.group(1))
     if isinstance(error, MissingConfigException):
         return _missing_option(text)
     if isinstance(error, ConfigCompositionException | HydraException | OmegaConfBaseException) and not isinstance(
@@ -159,7 +193,9 @@ def _unwritable(error: OSError) -> str:
     """Return what to do about a file or folder that the system refuses to write."""
     place = f"'{error.filename}'" if error.filename else "the run's files"
     advice = "free space there, or set paths.outputs to another folder"
-    if error.errno not in NO_SPACE:
+    if error.errno == errno.ENAMETOOLONG:
+        advice = "no name of a file or folder may take more than 255 bytes; shorten name=... or the hydra.*.dir in use"
+    elif error.errno not in NO_SPACE:
         advice = "change its permissions, or set paths.outputs to a folder that can be written"
     return f"cannot write {place}: {error.strerror}; {advice}"
 
@@ -170,8 +206,8 @@ def _missing_option(text: str) -> str:
     if match is None:
         return text
     group, option = match.groups()
-    folder = config_folder() / group
-    options = sorted(path.stem for path in folder.glob("*.yaml"))
+    places = [place / group for place in (config_folder(), own_configs(sys.argv[1:])) if place]
+    options = sorted({path.stem for place in places for path in place.glob("*.yaml")})
     if (group, option) == ("hydra/sweeper", "optuna"):
         return "the Optuna sweeper is not installed; it is an extra: pip install 'certiqa[search]'"
     return f"no option '{option}' for {group}; there are: {', '.join(options)}.{suggest(option, options)}"
@@ -189,6 +225,8 @@ def _unknown_key(text: str) -> str | None:
         return None
     key = match.group(1)
     known = known_keys()
+    if key in known:
+        return f"'{key}' is a key of other options of '{key.split('.')[0]}' than the one that is chosen"
     hint = suggest(key, known) or suggest(key.split(".")[-1], [name.split(".")[-1] for name in known])
     return (
         f"unknown key '{key}'.{hint} (`--cfg job` shows all keys; +{key}=... adds one that a class of your own needs)"

@@ -18,7 +18,7 @@ from torch import nn
 
 from certiqa.attacks import Attack
 from certiqa.attacks.suite import members
-from certiqa.callbacks import Certification, DurableCheckpointIO
+from certiqa.callbacks import Certification
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing, PurifiedMetric, undefended
 from certiqa.defenses.purifiers.diffusion import Diffpure
@@ -26,11 +26,12 @@ from certiqa.defenses.purifiers.diffusion_files import shipped_diffusions
 from certiqa.defenses.purifiers.fcn import UNTRAINED, shipped_filters
 from certiqa.denoisers import shipped_denoisers
 from certiqa.entry.checks import missing_in, must_be_given
+from certiqa.entry.composing import with_home
 from certiqa.entry.identity import fraction
 from certiqa.errors import UserError
 from certiqa.metrics import CropAveraged, QualityMetric, as_metric, require_metric
 from certiqa.training import DefenseModule, DenoisingObjective
-from certiqa.training.corruption import ATTACKED, Attacked, Corruption, DiffusionSteps
+from certiqa.training.corruption import Attacked, Corruption, DiffusionSteps
 
 RUN_OF_ATTACK = ("direction", "aim", "save_images")
 
@@ -38,12 +39,14 @@ RUN_OF_ATTACK = ("direction", "aim", "save_images")
 def build(node: DictConfig | None, **more: Any) -> Any:
     """Instantiate a config node; None for an empty one.
 
+    ``~`` at the start of a value is the home folder.
+
     Keys set to null are left at the callee's own default, so that a class of the user's need not know the keys of
     the option it replaces.
     """
     if not node:
         return None
-    content = OmegaConf.to_container(node, resolve=True)
+    content = with_home(OmegaConf.to_container(node, resolve=True))
     assert isinstance(content, dict)
     chosen = {key: value for key, value in content.items() if value is not None}
     lacking = {key: value for key, value in chosen.items() if key not in more}
@@ -180,9 +183,7 @@ def build_corruption(config: DictConfig, defense: QualityMetric) -> Corruption |
             f"defense={config.defense.name} is trained on attacked images: say which attack, e.g. attack=advcf "
             "(train.py experiment=fcn says it and the rest)"
         )
-    return Attacked(
-        attack, undefended(defense), config.training.direction, config.seed, keep_in=run_folder(config) / ATTACKED
-    )
+    return Attacked(attack, undefended(defense), config.training.direction, config.seed)
 
 
 def build_module(config: DictConfig, defense: QualityMetric) -> DefenseModule:
@@ -246,10 +247,9 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], loggers: lis
     options: dict[str, Any] = {"callbacks": callbacks, "logger": loggers or False, "default_root_dir": config.paths.run}
     if config.trainer.get("check_val_every_n_epoch", 1) is None:
         options["check_val_every_n_epoch"] = None  # null has a meaning to Lightning: validate every so many steps
-    options["plugins"] = [DurableCheckpointIO()]
     if SLURMEnvironment.detect():
         # Lightning would requeue the job too, and pass SIGTERM over: that is for submitit and this project to do
-        options["plugins"].append(SLURMEnvironment(auto_requeue=False))
+        options["plugins"] = [SLURMEnvironment(auto_requeue=False)]
     if config.trainer.accelerator == "auto":  # would take Apple's GPU, too, which has no float64 for the scores
         options["accelerator"] = chosen_device(config)
     trainer = build(config.trainer, **options)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from omegaconf import DictConfig
-from rich.console import Console
 
+from certiqa.console import plain_console
 from certiqa.entry.build import build, run_folder
+from certiqa.entry.composing import with_home
 from certiqa.training.mini_metric import MetricFit
 
 
@@ -16,9 +17,9 @@ def fit_metric(config: DictConfig) -> None:
     table = describe_fit(fit)
     folder = run_folder(config)
     (folder / "figures.md").write_text(table, encoding="utf-8")
-    console = Console()
-    console.print(table, markup=False)
-    console.print(f"weights: {config.metric_fit.path}", soft_wrap=True)
+    console = plain_console()
+    console.print(table)
+    console.print(f"weights: {with_home(config.metric_fit.path)}", soft_wrap=True)
 
 
 def describe_fit(fit: MetricFit) -> str:

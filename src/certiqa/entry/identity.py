@@ -8,12 +8,13 @@ import json
 import operator
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from certiqa.errors import UserError
 
@@ -48,16 +49,6 @@ NOT_SEMANTIC = (
 """Keys that change where, how fast or how visibly a run computes, but not what."""
 REPEATED = {"direction": "attack.direction", "aim": "attack.aim", "seed": "seed"}
 """What ``callbacks.attacks`` repeats of other keys, which alone count."""
-CHECKPOINTS = "certiqa.callbacks.Checkpoints"
-ONCE_CHECKPOINTS = {
-    "_target_": "pytorch_lightning.callbacks.ModelCheckpoint",
-    "dirpath": "/checkpoints",
-    "save_last": True,
-    "save_top_k": 0,
-    "every_n_epochs": 1,
-    "save_on_train_epoch_end": True,
-}
-"""What ``callbacks.checkpoint`` was when runs were first named; they keep their names, as it decides no number."""
 
 
 def semantic_config(config: DictConfig) -> dict[str, Any]:
@@ -69,13 +60,12 @@ def semantic_config(config: DictConfig) -> dict[str, Any]:
     copy = OmegaConf.create({key: config._get_node(key) for key in config if key != "hydra"})
     copy.name = ""
     copy.paths = dict.fromkeys(config.paths, "")
-    chosen = OmegaConf.to_container(copy, resolve=True)
+    with nowhere():
+        chosen = OmegaConf.to_container(copy, resolve=True)
     assert isinstance(chosen, dict)
     if chosen.get("optimise") is None:
         chosen.pop("optimise", None)  # the runs from before this key was there keep their names
     check_attacks(chosen)
-    if (chosen["callbacks"].get("checkpoint") or {}).get("_target_") == CHECKPOINTS:
-        chosen["callbacks"]["checkpoint"] = dict(ONCE_CHECKPOINTS)
     for dotted in NOT_SEMANTIC:
         if dotted == "data.root" and chosen["data"].get("name") == "folder":
             continue  # elsewhere it says where a data set is, here which one
@@ -85,6 +75,23 @@ def semantic_config(config: DictConfig) -> dict[str, Any]:
             section = section.get(parent) or {}
         section.pop(leaf, None)
     return {str(key): value for key, value in chosen.items()}
+
+
+@contextmanager
+def nowhere() -> Iterator[None]:
+    """Let ``${hydra:runtime.output_dir}`` be empty: a run's folder is named after the config, not the reverse."""
+    if not HydraConfig.initialized():
+        yield
+        return
+    runtime: Any = HydraConfig.get().runtime
+    before = runtime._get_node("output_dir")._value()
+    with read_write(runtime):
+        runtime.output_dir = ""
+    try:
+        yield
+    finally:
+        with read_write(runtime):
+            runtime.output_dir = before
 
 
 def check_attacks(chosen: dict[Any, Any]) -> None:

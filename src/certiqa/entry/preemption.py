@@ -31,17 +31,16 @@ class Preemption:
 
     Attributes:
         received: the signal, None so far.
-        deferred: true while signals are only noted: results are written, which is quick and must not be cut short, or a
-            training step is under way, after which the training looks here by itself.
+        closing: true while results are written, which is quick and must not be cut short: signals are only noted.
     """
 
     received: int | None = None
-    deferred: bool = False
+    closing: bool = False
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """Interrupt; only the first signal does, since a scheduler sends several."""
         first, self.received = self.received is None, self.received or number
-        if first and not self.deferred:
+        if first and not self.closing:
             raise KeyboardInterrupt
 
     def check(self) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import seed_everything
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
 from certiqa.attacks import Attack
+from certiqa.console import plain_column, plain_console
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.data.images import ImageDataset
 from certiqa.entry.build import build, build_metric, check_contract, chosen_device, number, refuse_untrained, run_folder
-from certiqa.entry.clock import Clock
+from certiqa.entry.composing import with_home
 from certiqa.entry.folder import set_aside, shown
 from certiqa.entry.given import GIVEN_FILES, finished_as_given, given_files
 from certiqa.entry.identity import config_hash
@@ -30,15 +32,14 @@ from certiqa.studies.figures import best_strengths
 
 def run_study(config: DictConfig) -> None:
     """Run the study in its folder; finished parts are not run again, and a finished study is only reported."""
-    console = Console()
+    console = plain_console()
     folder = run_folder(config)
     if config.fresh and (kept := set_aside(folder)):
-        console.print(f"starting over; the earlier study is kept in {kept}")
+        console.print(f"starting over; the earlier study is kept in {kept}", soft_wrap=True)
     if finished_as_given(folder, config):
-        console.print(f"this study is finished already ([bold]fresh=true[/bold] starts over): {folder}")
+        console.print(f"this study is finished already (fresh=true starts over): {folder}", soft_wrap=True)
     else:
-        status, given, clock = "failed", given_files(config), Clock(folder, config_hash(config))
-        clock.start()
+        status, started, given = "failed", time.monotonic(), given_files(config)
         try:
             facts = make_study(config, folder, console)
             status = "finished"
@@ -46,9 +47,8 @@ def run_study(config: DictConfig) -> None:
             status = "interrupted"
             raise
         finally:
-            clock.stop()
             known = facts if status == "finished" else {"name": config.name}
-            known |= {"status": status, "seconds": round(clock.seconds, 1), GIVEN_FILES: given}
+            known |= {"status": status, "seconds": round(time.monotonic() - started, 1), GIVEN_FILES: given}
             write_summary(folder, {"task": config.task, "config_hash": config_hash(config), **known})
     figures, facts = read_study(folder)
     print_study(figures, facts, console)
@@ -69,9 +69,10 @@ def make_study(config: DictConfig, folder: Path, console: Console) -> dict[str, 
         names = ", ".join(study.unavailable)
         console.print(f"weights not available: {names}; give study.purifiers.NAME.weights=PATH", style="yellow")
     for cell, reason in study.inapplicable:
-        console.print(f"left out: {cell.label}: {reason}", style="yellow", markup=False)
+        console.print(f"left out: {cell.label}: {reason}", style="yellow")
     loader = data.test_dataloader()
-    with Progress(console=console) as bars:
+    columns = (plain_column(), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
         task = bars.add_task("purification study", total=study.num_parts)
 
         def done(part: str) -> None:
@@ -100,7 +101,7 @@ def make_study(config: DictConfig, folder: Path, console: Console) -> dict[str, 
 
 def build_study(config: DictConfig) -> PurificationStudy:
     """Build the study with its attacks; budgets may be written as ``4/255``."""
-    content = OmegaConf.to_container(config.study, resolve=True)
+    content = with_home(OmegaConf.to_container(config.study, resolve=True))
     assert isinstance(content, dict)
     refuse_untrained(content, "study")
     attacks: dict[str, Attack] = {}

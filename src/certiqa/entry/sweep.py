@@ -19,7 +19,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from certiqa.console import plain_console
 from certiqa.entry.checks import check_job
+from certiqa.entry.composing import as_in_its_job, key_of, typed_options
 from certiqa.entry.identity import NOT_SEMANTIC, SWEEP, config_hash, flat_identity
 from certiqa.errors import UserError, first_line, headline
 from certiqa.storage.files import write_aside
@@ -79,10 +81,10 @@ class Sweep:
     def __init__(self, config: DictConfig, compose: Callable[[Sequence[str], int], DictConfig]) -> None:
         self.compose = compose
         self.task = str(config.task)
-        self.fixed = fixed_keys(list(config.hydra.overrides.task))
+        self.fixed = fixed_keys(typed_options(config.hydra.overrides.task))
         self.cells: list[Cell] = []
         choice = OmegaConf.to_container(config.hydra.runtime.choices).get("experiment")  # type: ignore[union-attr]
-        name = f"{self.task}-{choice or 'sweep'}-{sweep_hash(config)}"
+        name = f"{self.task}-{str(choice or 'sweep').replace('/', '-')}-{sweep_hash(config)}"
         self.folder = Path(config.paths.outputs) / "sweeps" / name
         os.environ[SWEEP] = name  # W&B groups the sweep's runs by it
         self.earlier = earlier_cells(self.folder.parent, self.task)
@@ -100,16 +102,18 @@ class Sweep:
         for place, overrides in enumerate(job_overrides):
             number = first_number + place
             config = self.compose(overrides, number)
-            label = " ".join(o for o in overrides if o.split("=")[0].lstrip("+~") not in self.fixed) or "the only one"
-            folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
+            label = " ".join(o for o in overrides if key_of(o) not in self.fixed) or "the only one"
             try:
-                check_job(config)
-                if not config.get("fresh"):
-                    finished_as_given(folder, config)
+                with as_in_its_job(config) as folder:
+                    check_job(config)
+                    check_place(folder, config)
+                    if not config.get("fresh"):
+                        finished_as_given(folder, config)
+                    identity = config_hash(config), flat_identity(config)
             except Exception as error:
                 wrong.append(f"{label}: {reason(error)}")
                 continue
-            cell = Cell(label, str(folder), config_hash(config), flat_identity(config), log=str(folder / "run.log"))
+            cell = Cell(label, str(folder), *identity, log=str(folder / "run.log"))
             jobs.append(Job(cell, tuple(overrides), number, config))
         if wrong:
             more = f"; and {len(wrong) - 1} more of the {len(job_overrides)} jobs" if len(wrong) > 1 else ""
@@ -126,7 +130,7 @@ class Sweep:
                 continue
             if job.config.get("fresh"):
                 job.config.fresh = False
-                overrides = (*(o for o in overrides if not o.startswith("fresh=")), "fresh=false")
+                overrides = (*(o for o in overrides if key_of(o) != "fresh"), "fresh=false")
                 if kept := move_aside(Path(cell.folder)):
                     cell.note = f"starting over; the earlier run is kept in {kept}"
             if finished_summary(Path(cell.folder), cell.config_hash):
@@ -203,14 +207,16 @@ class Sweep:
         with write_aside(self.folder / "sweep.json", durable=False) as partial:
             content = {"task": self.task, "arguments": sys.argv[1:], "cells": [asdict(cell) for cell in self.cells]}
             partial.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
-        with write_aside(self.folder / "table.csv", durable=False) as partial, partial.open("w", newline="") as file:
+        with (
+            write_aside(self.folder / "table.csv", durable=False) as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
             rows = csv.writer(file)
             rows.writerow(COLUMNS)
             rows.writerows((c.label, c.state, c.folder, c.log, c.note) for c in self.cells)
 
     def show(self) -> None:
         """Print the table of what finished, what did not, and where its log is."""
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
@@ -224,7 +230,7 @@ class Sweep:
                 Text(log),
                 Text(headline(cell.note)),
             )
-        console = Console()
+        console = plain_console()
         console.print(table)
         counts = {state: sum(cell.state == state for cell in self.cells) for state in (FINISHED, FAILED)}
         others = len(self.cells) - sum(counts.values())
@@ -263,13 +269,31 @@ def fixed_keys(typed: Sequence[str]) -> set[str]:
     return {override.get_key_element().lstrip("+~") for override in overrides if not override.is_sweep_override()}
 
 
+def check_place(folder: Path, config: DictConfig) -> None:
+    """Raise UserError where a cell's folder cannot be, or holds another run: ``hydra.sweep.subdir`` is the user's."""
+    from certiqa.evaluation.summary import read_summary
+
+    for name in folder.parts:
+        if len(os.fsencode(name)) > 255:
+            raise UserError(
+                f"no folder's name may take more than 255 bytes, but this is the run's: '{name}'; "
+                "leave hydra.sweep.subdir as it is, or shorten name=..."
+            )
+    there = None if config.get("fresh") else (read_summary(folder) or {}).get("config_hash")
+    if there not in (None, config_hash(config)):
+        raise UserError(
+            f"the folder '{folder}' holds another run; leave hydra.sweep.subdir as it is, or set fresh=true to start "
+            "over (the old results are kept aside)"
+        )
+
+
 def sweep_hash(config: DictConfig) -> str:
     """Return eight hexadecimal digits of what the command asks for: options and sweeper, not where and how fast."""
     ignored = (*NOT_SEMANTIC, "paths", "logger")
     typed = [
         text
-        for text in config.hydra.overrides.task
-        if not any(text.lstrip("+~").split("=")[0] == key or text.lstrip("+~").startswith(f"{key}.") for key in ignored)
+        for text in typed_options(config.hydra.overrides.task)
+        if not any(key_of(text) == key or key_of(text).startswith(f"{key}.") for key in ignored)
     ]
     sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True, enum_to_str=True)
     text = json.dumps([str(config.task), sorted(typed), sweeper], sort_keys=True, default=str)

@@ -21,7 +21,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 if TYPE_CHECKING:
     from certiqa.entry.sweep import Job, Sweep
@@ -38,11 +38,14 @@ class SweepLauncher(Launcher):
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
         self.task_function: TaskFunction | None = None
-        self.program = sys.argv[0]
+        self.program, self.arguments_typed = sys.argv[0], sys.argv[1:]
         self.sweep: Sweep | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take the job in its form for sweeps, in which an error does not end the process."""
+        from certiqa.entry.launching import check_launcher
+
+        check_launcher(self.params, OmegaConf.to_container(config.hydra.sweeper))
         self.hydra_context, self.config = hydra_context, config
         self.task_function = getattr(task_function, "as_one_of_several", task_function)
 
@@ -99,12 +102,27 @@ class SweepLauncher(Launcher):
             config.hydra.job.id = config.hydra.job.num = number
         return config
 
-    def command_of(self, overrides: Sequence[str]) -> list[str]:
-        """Return the command line that runs one job alone, as run folders note it and DDP's processes repeat it."""
+    def command_of(self, overrides: Sequence[str], config: DictConfig) -> list[str]:
+        """Return the command line that runs one job alone, as run folders note it and DDP's processes repeat it.
+
+        Args:
+            overrides: the job's.
+            config: the job's, composed; it is told to lie where the sweep puts it, as the command line is if need be.
+        """
+        from certiqa.entry.composing import as_in_its_job, config_flags, key_of, typed_options
+        from certiqa.entry.quoting import as_text
+
         assert self.config is not None
         groups = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep", "hydra.mode")
-        kept = [text for text in self.config.hydra.overrides.hydra if not text.lstrip("+~").startswith(groups)]
-        return [self.program, *kept, *overrides, "hydra.mode=RUN"]
+        kept = [
+            text for text in typed_options(self.config.hydra.overrides.hydra) if not key_of(text).startswith(groups)
+        ]
+        with as_in_its_job(config) as folder:
+            place = [] if folder == Path(config.hydra.run.dir) else [as_text("hydra.run.dir", str(folder))]
+        with read_write(config.hydra.run):
+            config.hydra.run.dir = str(folder)
+        flags = config_flags(self.arguments_typed)
+        return [self.program, *flags, *kept, *overrides, *place, "hydra.mode=RUN"]
 
 
 class OneByOneLauncher(SweepLauncher):
@@ -124,7 +142,7 @@ class OneByOneLauncher(SweepLauncher):
             for place, job in enumerate(jobs):
                 print(f"[{place + 1}/{len(jobs)}] {job.cell.label}", flush=True)
                 job.cell.state = RUNNING
-                sys.argv = self.command_of(job.overrides)
+                sys.argv = self.command_of(job.overrides, job.config)
                 try:
                     returned = run_job(
                         hydra_context=self.hydra_context,
@@ -172,15 +190,22 @@ class ProcessLauncher(SweepLauncher, BaseSubmititLauncher):
         expected_hash: str,
     ) -> JobReturn:
         """Run one job in its own process; when the scheduler warns, stop in order and ask to be started again."""
+        from certiqa.console import accept_any_text
         from certiqa.entry.app import JobFailedError
+        from certiqa.entry.composing import as_in_its_job
         from certiqa.entry.identity import config_hash, register_resolvers
         from certiqa.entry.preemption import REQUEUE, Requeue, warning_signal
 
         register_resolvers()
         sys.path.append(os.getcwd())
-        sys.argv = self.command_of(sweep_overrides)
+        accept_any_text()
         Singleton.set_state(singleton_state)
-        if config_hash(self.compose(sweep_overrides, job_num)) != expected_hash:
+        setup_globals()
+        config = self.compose(sweep_overrides, job_num)
+        sys.argv = self.command_of(sweep_overrides, config)
+        with as_in_its_job(config):
+            found = config_hash(config)
+        if found != expected_hash:
             raise JobFailedError("the configs have changed since the sweep was started; start it again")
         warning = warning_signal()
         assert warning is not None
