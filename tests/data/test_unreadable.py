@@ -1,5 +1,6 @@
 """One corrupt image among many: the run stops and names it, or goes on and says in its records what it left out."""
 
+import json
 import logging
 
 import numpy as np
@@ -8,12 +9,17 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
+from certiqa.attacks import load_attack
 from certiqa.callbacks import Certification, Records
+from certiqa.callbacks.attacks import Attacks
+from certiqa.callbacks.gallery import Gallery
 from certiqa.data import ImageDataset, ImageRecord, reading, registry
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing
 from certiqa.errors import UserError
 from certiqa.evaluation import RecordStore, summarise
+from certiqa.evaluation.records import lacking
+from certiqa.metrics import FrozenMetric, QualityMetric
 from certiqa.training import DefenseModule
 
 COUNT = 8
@@ -41,10 +47,10 @@ def make(**options):
     return QualityDataModule("some", test="all", eval_batch_size=3, **options)
 
 
-def run_test(folder, metric, data, recorder):
+def run_test(folder, metric, data, recorder, *others):
     """Test a metric under Lightning and return the compiled records."""
     options = {"logger": False, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(**options, inference_mode=False, callbacks=[recorder], default_root_dir=folder)
+    trainer = pl.Trainer(**options, inference_mode=False, callbacks=[recorder, *others], default_root_dir=folder)
     trainer.test(DefenseModule(metric), data, verbose=False)
     return RecordStore(folder / "run").compile()
 
@@ -196,3 +202,116 @@ def test_resizing_is_part_of_reading(folder):
 def test_wrong_options_are_named(folder):
     with pytest.raises(UserError, match="data.on_error must be raise or skip, got 'ignore'"):
         make(on_error="ignore").test_set  # noqa: B018
+
+
+class Fragile(torch.nn.Module):
+    """Fails where an image is dark, as statistics of natural scenes do where it is flat."""
+
+    def forward(self, images):
+        if bool((images.flatten(1).amax(1) == 0).any()):
+            raise RuntimeError("the algorithm failed to converge\nand more")
+        return images.mean(dim=(1, 2, 3))
+
+
+@pytest.fixture
+def dark(folder):
+    """The folder, whose damaged images are whole now, and one is dark."""
+    for row, colour in ((HEADER, "red"), (BODY, "black")):
+        Image.new("RGB", (12, 16), colour).save(folder / f"{row}.png")
+    return folder
+
+
+REASON = rf"image '{BODY}.png'( under .*)?: RuntimeError: the algorithm failed to converge"
+
+
+@pytest.mark.parametrize("defended", [False, True])
+def test_a_metric_that_raises_on_one_image_is_named_or_recorded_as_failed(dark, defended):
+    metric = FrozenMetric(Fragile(), name="fragile", score_range=(0, 1))
+    recorder = Records(dark / "run")
+    (dark / "run").mkdir()
+    if defended:
+        metric = MedianSmoothing(metric, 0.2, 60)
+        recorder = Certification(dark / "run", radii=[0.02, 0.05], radius=0.05, confidence=0.9)
+    with pytest.raises(UserError, match=rf"^metric 'fragile' fails on {REASON}. .*data.on_error=skip$"):
+        run_test(dark, metric, make(), recorder)
+    table = run_test(dark, metric, make(on_error="skip"), recorder, Gallery(dark / "run", COUNT))
+    shown = json.loads((dark / "run" / "gallery.json").read_text())
+    assert [entry["image_id"] for entry in shown].count(f"{BODY}.png") == 0
+    assert len(shown) == COUNT - 1
+    failed = table[table.failure.notna()]
+    assert list(failed.image_id) == [f"{BODY}.png"] * (2 if defended else 1)
+    assert failed.score.isna().all()
+    assert failed.score_clean.isna().all()
+    assert failed.skipped.isna().all()
+    summary = summarise(table, metric, 0.05 if defended else None, mos_range=(1, 5))
+    assert (summary["num_images"], summary["num_failed"], summary["num_skipped"]) == (COUNT - 1, 1, 0)
+    assert "algorithm failed" in summary["first_failure"]
+    assert table[table.failure.isna()].score.notna().all()
+    data = make(on_error="skip")
+    ids = [record.image_id for record in data.test_set.records]
+    assert lacking(table, ids, [0.02, 0.05] if defended else []) == [], "the run is whole"
+
+
+def test_a_defense_that_raises_behind_a_metric_that_does_not(dark):
+    class Picky(QualityMetric):
+        def __init__(self, metric):
+            super().__init__()
+            self.metric, self.name, self.score_range = metric, "picky", (0, 1)
+
+        def forward(self, images, *, image_ids=None, generator=None):
+            return Fragile()(images) + 0 * self.metric(images)
+
+    class Mean(torch.nn.Module):
+        def forward(self, images):
+            return images.mean(dim=(1, 2, 3))
+
+    metric = Picky(FrozenMetric(Mean(), name="mean", score_range=(0, 1)))
+    table = run_test(dark, metric, make(on_error="skip"), Records(dark / "run"))
+    (failed,) = table[table.failure.notna()].itertuples()
+    assert failed.failure.startswith(f"metric 'picky' fails on image '{BODY}.png'")
+    assert failed.score_clean == 0
+
+
+def test_an_attack_goes_on_with_the_others_where_the_metric_raises(dark):
+    class Rising(torch.nn.Module):
+        """Fails on what the attack makes of bright images."""
+
+        def forward(self, images):
+            if images.requires_grad and bool((images.flatten(1).amax(1) == 0).any()):
+                raise RuntimeError("the algorithm failed to converge")
+            return images.mean(dim=(1, 2, 3))
+
+    metric = FrozenMetric(Rising(), name="rising", score_range=(0, 1))
+    attacks = Attacks(dark / "run", load_attack("ifgsm", eps=4 / 255, steps=2))
+
+    def attack(**options):
+        quiet = {"logger": False, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+        callbacks = [Records(dark / "run"), attacks]
+        trainer = pl.Trainer(**quiet, inference_mode=False, callbacks=callbacks, default_root_dir=dark)
+        trainer.test(DefenseModule(metric), make(**options), verbose=False)
+        return RecordStore(dark / "run").compile()
+
+    with pytest.raises(UserError, match=rf"^metric 'rising' under attack 'ifgsm' fails on {REASON}"):
+        attack()
+    table = attack(on_error="skip")
+    attacked = table[table.attack == "ifgsm"]
+    assert len(attacked) == COUNT
+    assert list(attacked[attacked.failure.notna()].image_id) == [f"{BODY}.png"]
+    assert attacked[attacked.failure.isna()].score_attacked.notna().all()
+    assert summarise(table, metric, None)["attack_num_failed_ifgsm"] == 1
+
+
+def test_validation_names_or_leaves_out_what_the_metric_raises_on(dark):
+    metric = MedianSmoothing(FrozenMetric(Fragile(), name="fragile", score_range=(0, 1)), 1e-9, 60, clip=True)
+    quiet = {"logger": False, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+    recorder = Certification(dark / "run", radii=[1e-10], radius=1e-10, confidence=0.9)
+
+    def validate(**options):
+        trainer = pl.Trainer(**quiet, inference_mode=False, callbacks=[recorder], default_root_dir=dark)
+        return trainer.validate(DefenseModule(metric), make(**options), verbose=False)[0]
+
+    metric.denoiser = torch.nn.Threshold(0.01, 0)  # noise makes the dark image no brighter
+    with pytest.raises(UserError, match=rf"^metric 'ms' fails on {REASON}"):
+        validate()
+    assert validate(on_error="skip")["val/srocc"] is not None
+    assert len(recorder._validation) == COUNT - 1

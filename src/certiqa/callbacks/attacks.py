@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from certiqa.attacks.suite import members, noise_like
 from certiqa.attacks.target import Target
 from certiqa.callbacks.attacked_pictures import save, show
 from certiqa.callbacks.progress import side_bar
-from certiqa.callbacks.records import Records, facts_of
+from certiqa.callbacks.records import Records, facts_of, refuse_unless_skipped
 from certiqa.defenses import purified_images
 from certiqa.errors import UserError
 from certiqa.evaluation.attacked import GRADIENTS
 from certiqa.evaluation.distances import image_distances
+from certiqa.evaluation.failing import one_by_one, why
 from certiqa.evaluation.record_lines import NO_ATTACK, read_lines
 from certiqa.evaluation.records import RecordStore, plain
 from certiqa.metrics import QualityMetric
@@ -114,17 +116,27 @@ class Attacks(pl.Callback):
             if isinstance(attack, SetAttack):
                 continue  # after all images were seen
             label = self.label(name)
-            rows = [row for row, image_id in enumerate(batch["image_id"]) if not store.has(image_id, label)]
-            if not rows:
+            facts = {
+                row: {**facts_of(batch, row), "score_clean": plain(float(outputs["score_clean"][row])), "attack": label}
+                for row, image_id in enumerate(batch["image_id"])
+                if row not in outputs["raised"] and not store.has(image_id, label)
+            }
+            if not facts:
                 continue
-            facts = [
-                {**facts_of(batch, row), "score_clean": plain(float(outputs["score_clean"][row])), "attack": label}
-                for row in rows
-            ]
-            with attack_bar(trainer, attack, label, len(rows)):
-                found = self.run(pl_module, attack, batch["image"][rows], facts)
-            for row, more in zip(facts, found, strict=True):
-                store.append([{**row, **more}])
+            with attack_bar(trainer, attack, label, len(facts)):
+                found = list(one_by_one(partial(self.run_on, pl_module, attack, batch["image"], facts), list(facts)))
+            for row, more in found:
+                if isinstance(more, Exception):
+                    what, image_id = f"metric '{pl_module.defense.name}' under attack '{label}'", facts[row]["image_id"]
+                    refuse_unless_skipped(trainer, what, image_id, more)
+                    more = {"score": None, "failure": why(what, image_id, more)}
+                store.append([{**facts[row], **more}])
+
+    def run_on(
+        self, module: DefenseModule, attack: Attack, images: Tensor, facts: dict[int, dict[str, Any]], rows: list[int]
+    ) -> Iterable[tuple[int, dict[str, Any]]]:
+        """Attack these rows of a batch; see ``run``."""
+        return zip(rows, self.run(module, attack, images[rows], [facts[row] for row in rows]), strict=True)
 
     def check_set(self, trainer: pl.Trainer, name: str, attack: SetAttack) -> None:
         """Raise UserError before any work where a set attack cannot run."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from certiqa.callbacks.records import Records, Row
+from certiqa.callbacks.records import Records, Row, refuse_unless_skipped
 from certiqa.certification import (
     CertificationRequest,
     ImageCertificate,
@@ -24,6 +24,7 @@ from certiqa.certification import (
 from certiqa.defenses import MedianSmoothing
 from certiqa.errors import UserError
 from certiqa.evaluation import srocc
+from certiqa.evaluation.failing import one_by_one
 from certiqa.evaluation.records import plain
 from certiqa.training import DefenseModule
 
@@ -161,18 +162,26 @@ class Certification(Records):
         draws = self.draws_at_validation(smooth, smooth.lipschitz(tuple(batch["image"].shape[-2:])))
         if not draws or not batch["image_id"]:
             return
-        bounds = certify(
-            smooth,
-            batch["image"],
-            self.radius,
-            num_samples=draws,
-            confidence=self.confidence,
-            image_ids=batch["image_id"],
-            seed=self.seed,
-            stream="validate",
-        )
-        mos = [float(value) for value in batch["mos_normalised"]]  # higher = better, whatever the native ones are
-        self._validation += zip(bounds.score, bounds.certified_delta[:, 0], mos, strict=True)
+
+        def certified(rows: list[int]) -> Iterator[tuple[int, tuple[float, float, float]]]:
+            bounds = certify(
+                smooth,
+                batch["image"][rows],
+                self.radius,
+                num_samples=draws,
+                confidence=self.confidence,
+                image_ids=[batch["image_id"][row] for row in rows],
+                seed=self.seed,
+                stream="validate",
+            )
+            mos = [float(batch["mos_normalised"][row]) for row in rows]  # higher = better, whatever the native ones are
+            return zip(rows, zip(bounds.score, bounds.certified_delta[:, 0], mos, strict=True), strict=True)
+
+        for row, found in one_by_one(certified, range(len(batch["image_id"]))):
+            if isinstance(found, Exception):
+                refuse_unless_skipped(trainer, f"metric '{smooth.name}'", batch["image_id"][row], found)
+            else:
+                self._validation.append(found)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the curves, over the images of all processes."""

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from certiqa.defenses import MedianSmoothing, purified_images
+from certiqa.evaluation.failing import one_by_one
 from certiqa.evaluation.records import plain
 from certiqa.storage.files import write_aside
 from certiqa.training import DefenseModule
@@ -59,7 +60,7 @@ class Gallery(pl.Callback):
         entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
         have = {entry["image_id"] for entry in entries}
         for row, name in enumerate(batch["image_id"]):
-            if name not in self._chosen or name in have:
+            if name not in self._chosen or name in have or row in outputs["raised"]:
                 continue
             panels = _panels(pl_module, batch["image"][row : row + 1], name)
             entry = {"image_id": name, "mos": plain(float(batch["mos"][row])), "panels": []}
@@ -75,8 +76,11 @@ class Gallery(pl.Callback):
 
 
 @torch.no_grad()
-def _panels(module: DefenseModule, image: Tensor, name: str) -> list[tuple[str, Tensor, float]]:
-    """Return (label, image, undefended score) of the image and of what the defense makes of it."""
+def _panels(module: DefenseModule, image: Tensor, name: str) -> list[tuple[str, Tensor, float | None]]:
+    """Return (label, image, undefended score) of the image and of what the defense makes of it.
+
+    A picture on which the metric raises, or scores no number, has no score.
+    """
     images = [("clean", image)]
     defense = module.defense
     if isinstance(defense, MedianSmoothing):
@@ -87,7 +91,9 @@ def _panels(module: DefenseModule, image: Tensor, name: str) -> list[tuple[str, 
     purified = purified_images(defense, image, [name])
     if purified is not None:
         images.append(("purified", purified.clamp(0, 1)))
-    return [(label, picture, float(module.base_metric(picture)[0])) for label, picture in images]
+    found = one_by_one(lambda rows: [(row, module.base_metric(images[row][1])[0]) for row in rows], range(len(images)))
+    scores = [plain(float(score)) if isinstance(score, Tensor) else None for _, score in found]
+    return [(label, picture, score) for (label, picture), score in zip(images, scores, strict=True)]
 
 
 def save_picture(path: Path, image: Tensor) -> None:

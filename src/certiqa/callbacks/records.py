@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from certiqa.defenses import MedianSmoothing
+from certiqa.evaluation.failing import one_by_one, refused, why
 from certiqa.evaluation.records import RecordStore, plain
 from certiqa.metrics.weights import fingerprint
 from certiqa.training import DefenseModule
@@ -86,17 +88,33 @@ class Records(pl.Callback):
         keep = [row for row, name in enumerate(batch["image_id"]) if name not in self.store]
         if not keep:
             return
-        images = batch["image"][keep]
-        ids = [batch["image_id"][row] for row in keep]
-        for place, rows in self.score(trainer, pl_module, images, ids):
-            row = keep[place]
+        raised: dict[int, Exception] = outputs["raised"]
+
+        def score(rows: list[int]) -> Iterator[tuple[int, list[Row]]]:
+            ids = [batch["image_id"][row] for row in rows]
+            for place, found in self.score(trainer, pl_module, batch["image"][rows], ids):
+                yield rows[place], found
+
+        for row, found in chain(
+            ((row, raised[row]) for row in keep if row in raised),
+            one_by_one(score, [row for row in keep if row not in raised]),
+        ):
             clean = float(outputs["score_clean"][row])
             facts = facts_of(batch, row) | {"score_clean": plain(clean)}
-            if not math.isfinite(clean):
+            if isinstance(found, Exception):
+                metric = pl_module.base_metric if row in raised else pl_module.defense
+                found = self.failed(trainer, f"metric '{metric.name}'", facts["image_id"], found)
+            elif not math.isfinite(clean):
                 failure = f"metric '{pl_module.base_metric.name}' scored {clean} on image {facts['image_id']} as it is"
-                rows = [{**more, "failure": failure} for more in rows]
-            self.store.append([{**facts, **more} for more in rows])
+                found = [{**more, "failure": failure} for more in found]
+            self.store.append([{**facts, **more} for more in found])
             self.num_recorded += 1
+
+    def failed(self, trainer: pl.Trainer, what: str, image_id: str, error: Exception) -> list[Row]:
+        """Return the rows of an image on which a metric raises; UserError where ``data.on_error`` says so."""
+        refuse_unless_skipped(trainer, what, image_id, error)
+        radii: Sequence[float | None] = list(self.recorded_radii) or [None]
+        return [{"score": None, "radius": radius, "failure": why(what, image_id, error)} for radius in radii]
 
     def store_skipped(self, failed: Sequence[Row]) -> None:
         """Record images that could not be read, with the reason, once."""
@@ -122,6 +140,12 @@ class Records(pl.Callback):
         for place, score in enumerate(scores.tolist()):
             failure = None if math.isfinite(score) else f"metric '{module.defense.name}' scored {score} on {ids[place]}"
             yield place, [{"score": plain(score), "failure": failure}]
+
+
+def refuse_unless_skipped(trainer: pl.Trainer, what: str, image_id: str, error: Exception) -> None:
+    """Raise UserError of an image on which a metric raises, unless the data module is to skip such images."""
+    if trainer.datamodule.on_error != "skip":  # type: ignore[attr-defined]
+        raise refused(what, image_id, error) from error
 
 
 def facts_of(batch: dict[str, Any], row: int) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from certiqa.data.batches import CheckedLoader, ReadOrSay, collate_crops, collate_whole, first_readable
 from certiqa.data.images import ImageDataset
+from certiqa.data.order import EpochOrder, SizeBatches, TrainingLoader
 from certiqa.data.reading import Size
 from certiqa.data.registry import check_options, load_dataset
 from certiqa.data.shrunk import shrunken
@@ -181,7 +182,7 @@ class QualityDataModule(pl.LightningDataModule):
                 f"data.batch_size={self.batch_size} cannot be shared by {world} processes; choose a multiple of {world}"
             )
         order, share = EpochOrder(len(crops), self.seed, rank, world), self.batch_size // world
-        return CheckedLoader(
+        return TrainingLoader(
             crops,
             share,
             sampler=order,
@@ -229,54 +230,6 @@ class QualityDataModule(pl.LightningDataModule):
 
     def _rank_and_world(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
-
-class EpochOrder(Sampler[tuple[int, int]]):
-    """Yields (epoch, index) in an order that is a function of (seed, epoch); ranks take turns, equally many each."""
-
-    def __init__(self, size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.size = size
-        self.seed = seed
-        self.rank = rank
-        self.world = world
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size // self.world
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        mine = order[self.rank :: self.world][: len(self)]
-        return iter([(self.epoch, int(index)) for index in mine])
-
-
-class SizeBatches(Sampler[list[int]]):
-    """Batches of images of one size; of several ranks each takes its share, none twice and none left out.
-
-    Args:
-        sizes: (height, width) of every image, None where that is not known.
-        batch_size: images per batch at most.
-        rank: this process.
-        world: how many there are.
-    """
-
-    def __init__(self, sizes: Sequence[Size | None], batch_size: int, rank: int = 0, world: int = 1) -> None:
-        groups: dict[Size | None, list[int]] = {}
-        for row in range(rank, len(sizes), world):
-            groups.setdefault(sizes[row], []).append(row)
-        self.batches = [
-            rows[start : start + batch_size] for rows in groups.values() for start in range(0, len(rows), batch_size)
-        ]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
 
 
 class TrainingCrops(Dataset[dict[str, Any]]):

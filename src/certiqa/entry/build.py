@@ -18,7 +18,7 @@ from torch import nn
 
 from certiqa.attacks import Attack
 from certiqa.attacks.suite import members
-from certiqa.callbacks import Certification
+from certiqa.callbacks import Certification, DurableCheckpointIO
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing, PurifiedMetric, undefended
 from certiqa.defenses.purifiers.diffusion import Diffpure
@@ -31,7 +31,7 @@ from certiqa.entry.identity import fraction
 from certiqa.errors import UserError
 from certiqa.metrics import CropAveraged, QualityMetric, as_metric, require_metric
 from certiqa.training import DefenseModule, DenoisingObjective
-from certiqa.training.corruption import Attacked, Corruption, DiffusionSteps
+from certiqa.training.corruption import ATTACKED, Attacked, Corruption, DiffusionSteps
 
 RUN_OF_ATTACK = ("direction", "aim", "save_images")
 
@@ -183,7 +183,9 @@ def build_corruption(config: DictConfig, defense: QualityMetric) -> Corruption |
             f"defense={config.defense.name} is trained on attacked images: say which attack, e.g. attack=advcf "
             "(train.py experiment=fcn says it and the rest)"
         )
-    return Attacked(attack, undefended(defense), config.training.direction, config.seed)
+    return Attacked(
+        attack, undefended(defense), config.training.direction, config.seed, keep_in=run_folder(config) / ATTACKED
+    )
 
 
 def build_module(config: DictConfig, defense: QualityMetric) -> DefenseModule:
@@ -247,9 +249,10 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], loggers: lis
     options: dict[str, Any] = {"callbacks": callbacks, "logger": loggers or False, "default_root_dir": config.paths.run}
     if config.trainer.get("check_val_every_n_epoch", 1) is None:
         options["check_val_every_n_epoch"] = None  # null has a meaning to Lightning: validate every so many steps
+    options["plugins"] = [DurableCheckpointIO()]
     if SLURMEnvironment.detect():
         # Lightning would requeue the job too, and pass SIGTERM over: that is for submitit and this project to do
-        options["plugins"] = [SLURMEnvironment(auto_requeue=False)]
+        options["plugins"].append(SLURMEnvironment(auto_requeue=False))
     if config.trainer.accelerator == "auto":  # would take Apple's GPU, too, which has no float64 for the scores
         options["accelerator"] = chosen_device(config)
     trainer = build(config.trainer, **options)

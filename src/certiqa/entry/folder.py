@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from certiqa.errors import UserError
@@ -93,26 +92,3 @@ def finished_summary(folder: Path, config_hash: str) -> dict[str, Any] | None:
     summary = read_summary(folder)
     finished = summary is not None and summary.get("status") == "finished"
     return summary if finished and summary and summary.get("config_hash") == config_hash else None
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint to continue from: the one of the most steps.
-
-    A folder that was moved or copied has several: Lightning takes the ``last.ckpt`` of the former place for somebody
-    else's, and writes ``last-v1.ckpt`` beside it. Times of change do not tell them apart, as a copy has its own.
-    """
-    paths = sorted((folder / "checkpoints").glob("last*.ckpt"))
-    return max(paths, key=steps_of) if len(paths) > 1 else next(iter(paths), None)
-
-
-def steps_of(checkpoint: Path) -> int:
-    """Return how many steps a checkpoint was trained for."""
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-
-
-def keep_curves(folder: Path) -> None:
-    """Set the curves of an unfinished run aside: Lightning's CSV logger starts an empty file."""
-    curves = folder / "metrics.csv"
-    if curves.is_file():
-        number = len(list(folder.glob("metrics-*.csv"))) + 1
-        curves.rename(folder / f"metrics-{number}.csv")

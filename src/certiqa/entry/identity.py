@@ -49,6 +49,16 @@ NOT_SEMANTIC = (
 """Keys that change where, how fast or how visibly a run computes, but not what."""
 REPEATED = {"direction": "attack.direction", "aim": "attack.aim", "seed": "seed"}
 """What ``callbacks.attacks`` repeats of other keys, which alone count."""
+CHECKPOINTS = "certiqa.callbacks.Checkpoints"
+ONCE_CHECKPOINTS = {
+    "_target_": "pytorch_lightning.callbacks.ModelCheckpoint",
+    "dirpath": "/checkpoints",
+    "save_last": True,
+    "save_top_k": 0,
+    "every_n_epochs": 1,
+    "save_on_train_epoch_end": True,
+}
+"""What ``callbacks.checkpoint`` was when runs were first named; they keep their names, as it decides no number."""
 
 
 def semantic_config(config: DictConfig) -> dict[str, Any]:
@@ -66,6 +76,8 @@ def semantic_config(config: DictConfig) -> dict[str, Any]:
     if chosen.get("optimise") is None:
         chosen.pop("optimise", None)  # the runs from before this key was there keep their names
     check_attacks(chosen)
+    if (chosen["callbacks"].get("checkpoint") or {}).get("_target_") == CHECKPOINTS:
+        chosen["callbacks"]["checkpoint"] = dict(ONCE_CHECKPOINTS)
     for dotted in NOT_SEMANTIC:
         if dotted == "data.root" and chosen["data"].get("name") == "folder":
             continue  # elsewhere it says where a data set is, here which one

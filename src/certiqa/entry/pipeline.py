@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import shlex
+import shutil
 import sys
 import time
 import warnings
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
 from certiqa import __version__
-from certiqa.callbacks import Certification, Records
+from certiqa.callbacks import Certification, Checkpoints, Records
 from certiqa.certification import require_certifiable
 from certiqa.certification.planning import plan_certification
 from certiqa.console import plain_console
@@ -44,21 +45,24 @@ from certiqa.entry.build import (
     sides_to_score,
 )
 from certiqa.entry.checks import check_seed
+from certiqa.entry.clock import Clock
 from certiqa.entry.fit_metric import fit_metric
-from certiqa.entry.folder import keep_curves, last_checkpoint, locked, set_aside, shown
+from certiqa.entry.folder import locked, set_aside, shown
 from certiqa.entry.given import GIVEN_FILES, finished_as_given, given_files
 from certiqa.entry.identity import config_hash, flat_identity
 from certiqa.entry.preemption import Preemption, stopping_on_signals
 from certiqa.entry.purification import run_study
+from certiqa.entry.resuming import continue_curves, newest_checkpoint, set_curves_aside, set_damaged_aside
 from certiqa.entry.tracking import build_loggers, closing_loggers, publish, start_tracking
 from certiqa.errors import UserError, suggest
-from certiqa.evaluation import RecordStore, read_summary, summarise, write_summary
+from certiqa.evaluation import RecordStore, summarise, write_summary
 from certiqa.evaluation.summary import finite
 from certiqa.metrics import QualityMetric
 from certiqa.metrics.weights import fingerprint
 from certiqa.reports import print_summary, write_report
 from certiqa.reports.plan import headline
 from certiqa.training import DefenseModule
+from certiqa.training.corruption import ATTACKED
 
 log = logging.getLogger(__name__)
 console = plain_console()
@@ -104,11 +108,14 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
             console.print(note, style="yellow")
     recorder = next(callback for callback in callbacks if isinstance(callback, Records))
     recorder.identity = flat_identity(config)
+    for callback in callbacks:
+        if isinstance(callback, Checkpoints):
+            callback.signals = preemption
     module = build_module(config, defense)
     attack = build_attack(config)
     check_contract(metric, data.test_set.sizes(), [attack] if attack else [], module.objective)
-    if first_rank:
-        keep_curves(folder)
+    if first_rank and module.objective is not None:
+        set_curves_aside(folder)
     trainer = build_trainer(config, callbacks, build_loggers(config))
     check_shares(trainer, data)
     data.test_set.sizes_or_none()  # an image that cannot be read or scored stops the run here or nowhere
@@ -116,17 +123,20 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
         announce(recorder, defense, data)
     if first_rank:
         start_tracking(trainer, config)
-    status, started, tested = "failed", time.monotonic(), None
-    earlier = earlier_session(folder, config)
+    status, tested = "failed", None
+    clock = Clock(folder, config_hash(config))
     facts["device"] = name_of_device(trainer.strategy.root_device)
+    if first_rank:
+        clock.start()
     try:
         if module.objective is not None:
-            train(trainer, module, data, folder)
+            with clock.training():
+                train(trainer, module, data, folder)
             if first_rank:
                 added = [note for note in data.train_set.notes if note not in facts["data_notes"]]
                 facts["data_notes"] += added
                 console.print("\n".join(added), style="yellow", end="\n" if added else "")
-            facts["seconds_training"] = round(earlier["seconds_training"] + time.monotonic() - started, 1)
+            facts["seconds_training"] = round(clock.seconds_training, 1)
         tested = time.monotonic()
         if config.get("optimise"):
             facts |= validate(trainer, module, data)
@@ -138,8 +148,9 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
         status = "interrupted"
         raise KeyboardInterrupt from error
     finally:
-        preemption.closing = True
-        facts |= {"status": status, "seconds": round(earlier["seconds"] + time.monotonic() - started, 1)}
+        preemption.deferred = True
+        clock.stop()
+        facts |= {"status": status, "seconds": round(clock.seconds, 1)}
         recorded = recorder.num_recorded * trainer.world_size  # images are shared out evenly
         facts["images_per_second"] = recorded / (time.monotonic() - tested) if tested and recorded else None
         summary = finish(folder, defense, config, facts, callbacks) if first_rank else {}
@@ -161,13 +172,6 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
             f"and are left out of every figure; their records say why. The first: {summary['first_failure']}"
         )
     return optimised(config, summary)
-
-
-def earlier_session(folder: Path, config: DictConfig) -> dict[str, float]:
-    """Return how long earlier sessions of an unfinished run took, as far as they ended in order."""
-    summary = read_summary(folder) or {}
-    mine = summary if summary.get("config_hash") == config_hash(config) else {}
-    return {key: float(mine.get(key) or 0.0) for key in ("seconds", "seconds_training")}
 
 
 def name_of_device(device: torch.device) -> str:
@@ -216,11 +220,15 @@ def announce(recorder: Certification, defense: QualityMetric, data: QualityDataM
 
 def train(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule, folder: Path) -> None:
     """Train the denoiser or purifier, from the last checkpoint if there is one, and keep its weights."""
-    checkpoint = last_checkpoint(folder)
-    if checkpoint and trainer.is_global_zero:
-        console.print(f"continuing from {checkpoint}", soft_wrap=True)
-    # the checkpoint is this project's own, written by the run that is continued
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    start, damaged = newest_checkpoint(folder, module.denoiser.state_dict())
+    if trainer.is_global_zero:
+        for told in set_damaged_aside(damaged):
+            place = f"step {start.steps}" if start.checkpoint else "the beginning"
+            console.print(f"{told}; training goes on from {place}", style="yellow", soft_wrap=True)
+        if start.checkpoint:
+            console.print(f"continuing from {start.checkpoint}, step {start.steps}", soft_wrap=True)
+        continue_curves(trainer, folder, start.batches)
+    trainer.fit(module, data, ckpt_path=start.checkpoint, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     assert module.objective is not None
@@ -233,6 +241,7 @@ def train(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule, f
     }
     if trainer.is_global_zero:
         keep_weights(module, folder / "checkpoints", notes)
+        shutil.rmtree(folder / ATTACKED, ignore_errors=True)
 
 
 def keep_weights(module: DefenseModule, folder: Path, notes: dict[str, str]) -> None:
@@ -314,6 +323,7 @@ def quiet_lightning() -> None:
         logger.handlers.clear()
         logger.propagate = True
     for harmless in (
+        "You're resuming from a checkpoint that ended before the epoch ended",  # the loader goes on at its batch
         "Found .* module.* in eval mode at the start of training",  # the frozen metric is meant to be
         ".*does not have many workers",
         "Experiment logs directory .* exists and is not empty",  # curves of an unfinished run are set aside first

@@ -31,16 +31,17 @@ class Preemption:
 
     Attributes:
         received: the signal, None so far.
-        closing: true while results are written, which is quick and must not be cut short: signals are only noted.
+        deferred: true while signals are only noted: results are written, which is quick and must not be cut short, or a
+            training step is under way, after which the training looks here by itself.
     """
 
     received: int | None = None
-    closing: bool = False
+    deferred: bool = False
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """Interrupt; only the first signal does, since a scheduler sends several."""
         first, self.received = self.received is None, self.received or number
-        if first and not self.closing:
+        if first and not self.deferred:
             raise KeyboardInterrupt
 
     def check(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from certiqa.console import plain_column, plain_console
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.data.images import ImageDataset
 from certiqa.entry.build import build, build_metric, check_contract, chosen_device, number, refuse_untrained, run_folder
+from certiqa.entry.clock import Clock
 from certiqa.entry.composing import with_home
 from certiqa.entry.folder import set_aside, shown
 from certiqa.entry.given import GIVEN_FILES, finished_as_given, given_files
@@ -39,7 +39,8 @@ def run_study(config: DictConfig) -> None:
     if finished_as_given(folder, config):
         console.print(f"this study is finished already (fresh=true starts over): {folder}", soft_wrap=True)
     else:
-        status, started, given = "failed", time.monotonic(), given_files(config)
+        status, given, clock = "failed", given_files(config), Clock(folder, config_hash(config))
+        clock.start()
         try:
             facts = make_study(config, folder, console)
             status = "finished"
@@ -47,8 +48,9 @@ def run_study(config: DictConfig) -> None:
             status = "interrupted"
             raise
         finally:
+            clock.stop()
             known = facts if status == "finished" else {"name": config.name}
-            known |= {"status": status, "seconds": round(time.monotonic() - started, 1), GIVEN_FILES: given}
+            known |= {"status": status, "seconds": round(clock.seconds, 1), GIVEN_FILES: given}
             write_summary(folder, {"task": config.task, "config_hash": config_hash(config), **known})
     figures, facts = read_study(folder)
     print_study(figures, facts, console)

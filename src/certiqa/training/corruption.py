@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from certiqa.attacks import Attack
@@ -14,8 +18,11 @@ from certiqa.defenses import MedianSmoothing, fill_noise, noise_key
 from certiqa.defenses.purifiers.diffusion import Diffpure
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric
+from certiqa.metrics.weights import fingerprint
+from certiqa.storage.files import write_aside
 
 DIRECTIONS = ("both", "raise", "lower")
+ATTACKED = "checkpoints/attacked"  # in a run's folder while it trains
 Pair = tuple[tuple[Tensor, ...], Tensor]
 
 
@@ -73,34 +80,68 @@ class GaussianNoise:
 class Attacked:
     """Attacks on the undefended metric: a purifier is given attacked images.
 
-    An attack costs many passes through the metric, so each whole image is attacked once and kept, 8 bits a value.
+    An attack costs many passes through the metric, so each whole image is attacked once and kept, 8 bits a value. A run
+    that goes on where it was stopped finds them in a folder: attacked again in another batch they would differ by
+    rounding. Each batch is a file, and each process has its own.
 
     Args:
         attack: the attack.
         metric: what it attacks: the frozen metric without a defense.
         direction: "raise", "lower", or "both": one of the two for each image, by its key.
         seed: of the attack and of that choice.
+        keep_in: the folder; None keeps them in memory alone.
     """
 
     restores = True
 
-    def __init__(self, attack: Attack, metric: QualityMetric, direction: str = "both", seed: int = 0) -> None:
+    def __init__(
+        self,
+        attack: Attack,
+        metric: QualityMetric,
+        direction: str = "both",
+        seed: int = 0,
+        keep_in: str | Path | None = None,
+    ) -> None:
         if direction not in DIRECTIONS:
             raise UserError(f"training.direction must be one of {', '.join(DIRECTIONS)}, got '{direction}'")
         self.attack, self.metric, self.direction, self.seed = attack, metric, direction, seed
+        self.folder = None if keep_in is None else Path(keep_in)
         self._kept: dict[str, Tensor] = {}
+        self._is_read = False
 
     def pair(self, images: Tensor, ids: Sequence[str], epochs: Sequence[int], *, whole: bool = False) -> Pair:
         """Return attacked and clean images; of whole images always the same attack."""
         if not whole:
             names = [f"{epoch}|{name}" for epoch, name in zip(epochs, ids, strict=True)]
             return (self._attacked(images, names),), images
+        self._read_kept()
         new = [row for row, name in enumerate(ids) if name not in self._kept]
         if new:
             attacked = self._attacked(images[new], [ids[row] for row in new])
-            for row, image in zip(new, (attacked * 255).round().byte().cpu(), strict=True):
-                self._kept[ids[row]] = image
+            self._keep({ids[row]: image for row, image in zip(new, (attacked * 255).round().byte().cpu(), strict=True)})
         return (torch.stack([self._kept[name] for name in ids]).to(images.device).to(images.dtype) / 255,), images
+
+    def _files(self) -> Path | None:
+        """Return how the names of this process's files begin; None where nothing is written."""
+        if self.folder is None:
+            return None
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        return self.folder / f"{fingerprint(self.metric)[:12]}-rank-{rank}-"
+
+    def _read_kept(self) -> None:
+        """Take up what an earlier session has attacked, but for files that cannot be read."""
+        files = None if self._is_read else self._files()
+        self._is_read = True
+        for path in sorted(files.parent.glob(f"{files.name}*.safetensors")) if files else ():
+            with suppress(SafetensorError):
+                self._kept |= load_file(path)
+
+    def _keep(self, attacked: dict[str, Tensor]) -> None:
+        self._kept |= attacked
+        if files := self._files():
+            files.parent.mkdir(parents=True, exist_ok=True)
+            with write_aside(f"{files}{len(self._kept):07}.safetensors") as partial:
+                save_file({name: image.contiguous() for name, image in attacked.items()}, partial)
 
     def _attacked(self, images: Tensor, names: Sequence[str]) -> Tensor:
         towards: Direction = self.direction

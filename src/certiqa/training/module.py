@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from certiqa.defenses import MedianSmoothing, PurifiedMetric, noise_key, undefended
 from certiqa.errors import UserError
+from certiqa.evaluation.failing import one_by_one
 from certiqa.metrics import QualityMetric
 from certiqa.metrics.weights import load_strictly
 from certiqa.training.corruption import Corruption, GaussianNoise
@@ -106,8 +109,16 @@ class DefenseModule(pl.LightningModule):
             self.objective.check_opinions(self._train_set.has_opinions)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Put the denoiser in training mode: the defense around it stays in eval mode."""
+        """Put the denoiser in training mode: the defense around it stays in eval mode.
+
+        What a network of one's own draws from the global generators, as dropout does, is a function of (seed, pass,
+        batch, process) too, so that a run that is continued draws it again.
+        """
         self.denoiser.train()
+        key = noise_key(self.seed, "train", f"batch|{self.current_epoch}|{batch_idx}", self.global_rank)
+        torch.manual_seed(key)
+        np.random.seed(key % 2**32)  # noqa: NPY002
+        random.seed(key)
 
     def on_fit_end(self) -> None:
         """Freeze it again."""
@@ -190,7 +201,7 @@ class DefenseModule(pl.LightningModule):
         if rows:
             for row, score in zip(rows, self.base_metric(images[rows]), strict=True):
                 self._clean_scores[ids[row]] = score
-        return torch.stack([self._clean_scores[name] for name in ids])
+        return torch.stack([self._clean_scores[name].to(images.device) for name in ids])
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
@@ -211,19 +222,42 @@ class DefenseModule(pl.LightningModule):
             noisy = self.defense.noisy(images, ids, [0] * len(ids), self.seed, "validate")
             error = F.mse_loss(self.defense.denoise(noisy), self._prepared(batch))
             self.log("val/psnr", -10 * torch.log10(error), prog_bar=True, batch_size=len(ids), sync_dist=True)
-        return {"score_clean": self.base_metric(images)}
+        return self._undefended(images)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return the undefended scores; callbacks do what else a test does."""
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Return the undefended scores; callbacks do what else a test does.
+
+        Of an image on which the metric raises the score is NaN, and the exception stands in "raised" by its place.
+        """
         if not batch["image_id"]:
             return {"score_clean": batch["image"].new_empty(0)}  # none of the batch's images could be read
-        return {"score_clean": self.base_metric(batch["image"])}
+        return self._undefended(batch["image"])
+
+    def _undefended(self, images: Tensor) -> dict[str, Any]:
+        def scores(places: list[int]) -> Iterable[tuple[int, Tensor]]:
+            whole = len(places) == len(images)
+            return zip(places, self.base_metric(images if whole else images[places]), strict=True)
+
+        found = dict(one_by_one(scores, range(len(images))))
+        raised = {place: error for place, error in found.items() if isinstance(error, Exception)}
+        nothing = images.new_tensor(torch.nan)
+        values = [score if isinstance(score := found[place], Tensor) else nothing for place in range(len(images))]
+        return {"score_clean": torch.stack(values), "raised": raised}
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the denoiser alone: the metric is frozen and has its own weights."""
+        """Keep the denoiser alone: the metric is frozen and has its own weights.
+
+        The metric's scores of clean images are kept too: of another batch they would differ by rounding.
+        """
         checkpoint["state_dict"] = {f"denoiser.{key}": value for key, value in self.denoiser.state_dict().items()}
+        names, scores = list(self._clean_scores), [score.cpu() for score in self._clean_scores.values()]
+        shares: list[Any] = [(names, torch.stack(scores) if scores else torch.empty(0))]
+        if torch.distributed.is_initialized():
+            (share,), shares = shares, [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(shares, share)
+        checkpoint["clean_scores"] = shares
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the denoiser strictly."""
@@ -231,3 +265,8 @@ class DefenseModule(pl.LightningModule):
         state = {key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items()}
         load_strictly(self.denoiser, state, "the run's checkpoint")
         checkpoint["state_dict"] = {}
+        shares = checkpoint.get("clean_scores", [])
+        several = torch.distributed.is_initialized()
+        if len(shares) == (torch.distributed.get_world_size() if several else 1):  # each process goes on with its own
+            names, scores = shares[torch.distributed.get_rank() if several else 0]
+            self._clean_scores = dict(zip(names, scores, strict=True))
