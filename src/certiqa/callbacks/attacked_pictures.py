@@ -16,6 +16,7 @@ from certiqa.callbacks.gallery import save_picture
 from certiqa.errors import UserError
 from certiqa.evaluation.records import plain
 from certiqa.metrics import QualityMetric
+from certiqa.storage.csv_cells import safe_cell
 from certiqa.storage.files import write_aside
 
 
@@ -67,7 +68,7 @@ def save(folder: Path, image: Tensor, label: str, image_id: str) -> str:
             writer = csv.writer(file)
             if new:
                 writer.writerow(["file", "attack", "image_id"])
-            writer.writerow([str(path.relative_to(folder)), label, image_id])
+            writer.writerow(map(safe_cell, (str(path.relative_to(folder)), label, image_id)))
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error}; free space, or attack.save_images=false") from error
     return str(path.relative_to(folder))

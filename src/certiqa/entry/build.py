@@ -28,6 +28,7 @@ from certiqa.denoisers import shipped_denoisers
 from certiqa.entry.checks import missing_in, must_be_given
 from certiqa.entry.composing import with_home
 from certiqa.entry.identity import fraction
+from certiqa.entry.trust import refuse_loaders
 from certiqa.errors import UserError
 from certiqa.metrics import CropAveraged, QualityMetric, as_metric, require_metric
 from certiqa.training import DefenseModule, DenoisingObjective
@@ -52,6 +53,7 @@ def build(node: DictConfig | None, **more: Any) -> Any:
     lacking = {key: value for key, value in chosen.items() if key not in more}
     for key in missing_in(lacking, node._get_full_key(None)):
         raise UserError(must_be_given(key.lstrip(".")))
+    refuse_loaders(content)
     try:
         return instantiate(chosen, _convert_="all", **more)
     except InstantiationException as error:

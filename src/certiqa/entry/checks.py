@@ -9,6 +9,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from certiqa.entry.identity import semantic_config
+from certiqa.entry.trust import refuse_loaders
 from certiqa.errors import UserError
 
 
@@ -25,8 +26,9 @@ def check_job(config: DictConfig) -> None:
     if missing:
         raise UserError(must_be_given(missing[0]))
     check_seed(config)
-    resolved = semantic_config(config)
+    resolved = semantic_config(config, environment=True)
     check_objective(config)
+    refuse_loaders(resolved)
     for target in set(targets_of(resolved)):
         check_target(target)
     defense = resolved["defense"]

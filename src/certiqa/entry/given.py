@@ -24,7 +24,7 @@ def given_files(config: DictConfig) -> dict[str, str]:
     """
     paths = {
         key: Path(value).expanduser()
-        for key, value in flat_identity(config).items()
+        for key, value in flat_identity(config, environment=True).items()
         if isinstance(value, str) and _names_a_path(key, value)
     }
     return {key: _digest(key, path) for key, path in paths.items() if path.exists()}

@@ -9,12 +9,13 @@ import operator
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.resolvers import oc
 
 from certiqa.errors import UserError
 
@@ -61,8 +62,41 @@ ONCE_CHECKPOINTS = {
 """What ``callbacks.checkpoint`` was when runs were first named; they keep their names, as it decides no number."""
 
 
-def semantic_config(config: DictConfig) -> dict[str, Any]:
+@contextmanager
+def environment_as_text() -> Iterator[None]:
+    """Let ``${oc.env:TOKEN}`` stand for itself where configs are resolved: what it holds may be a secret.
+
+    Numbers, and the default of a variable that is not set, stand for themselves.
+    """
+
+    def text(key: str, *default: str | None) -> str | None:
+        value = oc.env(key, *default)
+        is_number = value is None or re.fullmatch(r"[\d.eE+*/ -]+", value)
+        return value if is_number or key not in os.environ else f"${{oc.env:{key}}}"
+
+    OmegaConf.register_new_resolver("oc.env", text, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def public_config(config: DictConfig) -> dict[str, Any]:
+    """Return a composed config, resolved, as it may be kept and sent: what the environment holds stays unresolved."""
+    with environment_as_text():
+        content = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def semantic_config(config: DictConfig, *, environment: bool = False) -> dict[str, Any]:
     """Return the part of a composed config that decides the numbers, resolved.
+
+    Args:
+        config: the composed config.
+        environment: also what comes from environment variables, to be used and not to be kept; else texts from there
+            stay ``${oc.env:NAME}``, so that two of their values are told apart only by what they lead to, as the
+            fingerprints of weights and data.
 
     Raises:
         UserError: the attack is changed in its callback, where no name of a run and no report would say so.
@@ -70,7 +104,7 @@ def semantic_config(config: DictConfig) -> dict[str, Any]:
     copy = OmegaConf.create({key: config._get_node(key) for key in config if key != "hydra"})
     copy.name = ""
     copy.paths = dict.fromkeys(config.paths, "")
-    with nowhere():
+    with nowhere(), nullcontext() if environment else environment_as_text():
         chosen = OmegaConf.to_container(copy, resolve=True)
     assert isinstance(chosen, dict)
     if chosen.get("optimise") is None:
@@ -120,7 +154,7 @@ def check_attacks(chosen: dict[Any, Any]) -> None:
             )
 
 
-def flat_identity(config: DictConfig) -> dict[str, Any]:
+def flat_identity(config: DictConfig, *, environment: bool = False) -> dict[str, Any]:
     """Return the semantic config with dotted keys, as records are stamped with it."""
     flat: dict[str, Any] = {}
 
@@ -131,7 +165,7 @@ def flat_identity(config: DictConfig) -> dict[str, Any]:
         else:
             flat[prefix.removesuffix(".")] = node
 
-    walk(semantic_config(config), "")
+    walk(semantic_config(config, environment=environment), "")
     return flat
 
 

@@ -20,11 +20,12 @@ from certiqa.entry.clock import Clock
 from certiqa.entry.composing import with_home
 from certiqa.entry.folder import set_aside, shown
 from certiqa.entry.given import GIVEN_FILES, finished_as_given, given_files
-from certiqa.entry.identity import config_hash
+from certiqa.entry.identity import config_hash, public_config
 from certiqa.errors import UserError
 from certiqa.evaluation import write_summary
 from certiqa.metrics import QualityMetric
 from certiqa.reports.study import print_study, read_study, write_study_report
+from certiqa.storage.csv_cells import safe_cell
 from certiqa.storage.files import write_aside
 from certiqa.studies import PurificationStudy, study_figures
 from certiqa.studies.figures import best_strengths
@@ -86,7 +87,7 @@ def make_study(config: DictConfig, folder: Path, console: Console) -> dict[str, 
     with write_aside(folder / "records.parquet") as partial:
         records.to_parquet(partial, index=False)
     with write_aside(folder / "study.csv") as partial:
-        figures.to_csv(partial, index=False)
+        figures.map(safe_cell).to_csv(partial, index=False)
     facts = describe(config, study, metric, images, best)
     facts["num_images"] = int(records["image_id"].nunique())
     if skipped := len(images) - facts["num_images"]:
@@ -145,6 +146,5 @@ def describe(
 
 def attack_options(config: DictConfig, name: str) -> str:
     """Return an attack's options in one line."""
-    options = OmegaConf.to_container(config.study.attacks[name], resolve=True)
-    assert isinstance(options, dict)
+    options = public_config(config.study.attacks[name])
     return ", ".join(f"{key!s} {value}" for key, value in options.items() if key != "_target_" and value is not None)

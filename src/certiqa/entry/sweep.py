@@ -24,6 +24,7 @@ from certiqa.entry.checks import check_job
 from certiqa.entry.composing import as_in_its_job, key_of, typed_options
 from certiqa.entry.identity import NOT_SEMANTIC, SWEEP, config_hash, flat_identity
 from certiqa.errors import UserError, first_line, headline
+from certiqa.storage.csv_cells import safe_cell
 from certiqa.storage.files import write_aside
 
 FINISHED, FAILED, INTERRUPTED, RUNNING, WAITING = "finished", "failed", "interrupted", "running", "not started"
@@ -213,7 +214,7 @@ class Sweep:
         ):
             rows = csv.writer(file)
             rows.writerow(COLUMNS)
-            rows.writerows((c.label, c.state, c.folder, c.log, c.note) for c in self.cells)
+            rows.writerows(map(safe_cell, (c.label, c.state, c.folder, c.log, c.note)) for c in self.cells)
 
     def show(self) -> None:
         """Print the table of what finished, what did not, and where its log is."""

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from certiqa.callbacks import WandbTracker
 from certiqa.entry.build import build
+from certiqa.entry.identity import public_config
 from certiqa.entry.preemption import Requeue
 from certiqa.errors import UserError
 from certiqa.evaluation.tracked import number
@@ -44,9 +45,7 @@ def start_tracking(trainer: pl.Trainer, config: DictConfig) -> None:
     _running[:] = [trainer]
     for logger in trainer.loggers:
         if isinstance(logger, WandbTracker):
-            content = OmegaConf.to_container(config, resolve=True)
-            assert isinstance(content, dict)
-            logger.open({str(key): value for key, value in content.items() if key != "hydra"})
+            logger.open({key: value for key, value in public_config(config).items() if key != "hydra"})
 
 
 def publish(summary: Mapping[str, Any]) -> None:

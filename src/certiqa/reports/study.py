@@ -21,6 +21,7 @@ from certiqa.reports import plots
 from certiqa.reports.html import SCRIPT, picture_uri
 from certiqa.reports.plots import Plot
 from certiqa.reports.tables import NOTHING, SPACE, decimal, percent
+from certiqa.storage.csv_cells import plain_cell
 from certiqa.storage.files import write_aside
 
 Facts = dict[str, Any]
@@ -164,10 +165,10 @@ def read_study(folder: Path) -> tuple[pd.DataFrame, Facts]:
     """Return the figures and the facts of a finished study; raises UserError where there is none."""
     try:
         facts = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        figures = pd.read_csv(folder / "study.csv", keep_default_na=True).fillna({"strength": "", "aim": ""})
+        figures = pd.read_csv(folder / "study.csv", keep_default_na=True).map(plain_cell)
     except (OSError, ValueError) as error:
         raise UserError(f"no finished purification study in '{folder}': {error}; run it again to finish it") from error
-    return figures, facts
+    return figures.fillna({"strength": "", "aim": ""}), facts
 
 
 def write_study_report(folder: str | Path) -> Path:

@@ -11,6 +11,7 @@ from certiqa.reports.comparison.columns import CERTIFIED, RUN, SETTINGS, Column,
 from certiqa.reports.comparison.gather import plural
 from certiqa.reports.comparison.significance import BEST, LEVEL, UNTESTED, block_of
 from certiqa.reports.tables import MINUS, NOTHING, SPACE
+from certiqa.storage.csv_cells import safe_cell
 
 Marks = Mapping[tuple[int, str], str]
 SIGNS = {LEVEL: "†", UNTESTED: "‡"}
@@ -71,7 +72,7 @@ def to_csv(table: Table) -> str:
     with io.StringIO(newline="") as buffer:
         writer = csv.DictWriter(buffer, [*first, *sorted(set(keys) - set(first))], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(lines)
+        writer.writerows({key: safe_cell(value) for key, value in line.items()} for line in lines)
         return buffer.getvalue()
 
 

@@ -22,6 +22,7 @@ from certiqa.reports.comparison.columns import (
     settings_text,
 )
 from certiqa.reports.comparison.gather import ComparedRun, plural, settings_that_differ
+from certiqa.storage.csv_cells import safe_cell
 
 SEED = re.compile(r"(.*\.)?(split_)?seed$")
 """Keys of a run's identity that are seeds: of noise and training, and of how a data set was split."""
@@ -141,5 +142,5 @@ def seeds_to_csv(table: Table) -> str:
                 cells.append(value)
                 if column.group in (QUALITY, CERTIFIED, ATTACKED):
                     cells.append(value.sd if isinstance(value, Spread) and np.isfinite(value.sd) else None)
-            writer.writerow(cells)
+            writer.writerow(map(safe_cell, cells))
         return buffer.getvalue()
