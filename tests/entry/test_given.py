@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from certiqa.entry import identity
-from certiqa.entry.given import GIVEN_FILES, finished_as_given, given_files
+from certiqa.entry.finished import finished_as_given
+from certiqa.entry.given import GIVEN_FILES, given_files
 from certiqa.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -9,6 +9,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from certiqa.entry.identity import semantic_config
+from certiqa.entry.limits import refuse_limits
 from certiqa.entry.trust import refuse_loaders
 from certiqa.errors import UserError
 
@@ -26,6 +27,7 @@ def check_job(config: DictConfig) -> None:
     if missing:
         raise UserError(must_be_given(missing[0]))
     check_seed(config)
+    refuse_limits(config.trainer)
     resolved = semantic_config(config, environment=True)
     check_objective(config)
     refuse_loaders(resolved)

@@ -1,16 +1,14 @@
-"""The files that a command gives by path: a finished run is its result for as long as they are what they were."""
+"""The files that a command gives by path, which a run is made of."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
 from certiqa.data.roots import list_images, tables_in
-from certiqa.entry.folder import finished_summary
-from certiqa.entry.identity import config_hash, flat_identity
+from certiqa.entry.identity import flat_identity
 from certiqa.errors import UserError
 from certiqa.storage.files import sha256
 
@@ -41,7 +39,7 @@ def _digest(key: str, path: Path) -> str:
     try:
         if path.is_file():
             return sha256(path)[:16]
-        if key == "data.root":  # as the data set's fingerprint: names and sizes, since reading every image takes long
+        if key == "data.root":  # names and sizes; what is in the images that a run uses is looked at apart
             contents = [f"{name} {size}" for name, size in list_images(path).items()]
             contents += [f"{table.name} {sha256(table)}" for table in tables_in(path) if table.suffix.lower() != ".txt"]
         else:
@@ -50,30 +48,3 @@ def _digest(key: str, path: Path) -> str:
     except OSError as error:
         raise UserError(f"cannot read {key}={path}: {error.strerror or error}; give a path that can be read") from error
     return hashlib.blake2b("\n".join(contents).encode(errors="surrogateescape"), digest_size=8).hexdigest()
-
-
-def finished_as_given(folder: Path, config: DictConfig) -> dict[str, Any] | None:
-    """Return the summary of a finished run of this config, None where the run has to go on.
-
-    Files that are gone cannot be compared and are passed over, as is a summary that does not say what they were.
-
-    Args:
-        folder: the run's.
-        config: what is asked for.
-
-    Raises:
-        UserError: a file that the command gives is another one than the run's.
-    """
-    summary = finished_summary(folder, config_hash(config))
-    then = (summary or {}).get(GIVEN_FILES) or {}
-    if not then:
-        return summary
-    now = given_files(config)
-    if changed := [key for key in sorted(then) if now.get(key, then[key]) != then[key]]:
-        values = flat_identity(config)
-        listed = " and ".join(f"{key}={values[key]}" for key in changed)
-        raise UserError(
-            f"the results in '{folder}' were made otherwise: what {listed} names has changed since. Undo the change, "
-            "or set fresh=true to start over (the old results are kept aside)"
-        )
-    return summary

@@ -46,10 +46,13 @@ from certiqa.entry.build import (
 )
 from certiqa.entry.checks import check_seed
 from certiqa.entry.clock import Clock
+from certiqa.entry.finished import finished_as_given, parts_used, require_whole
 from certiqa.entry.fit_metric import fit_metric
 from certiqa.entry.folder import locked, set_aside, shown
-from certiqa.entry.given import GIVEN_FILES, finished_as_given, given_files
+from certiqa.entry.given import GIVEN_FILES
 from certiqa.entry.identity import config_hash, flat_identity
+from certiqa.entry.inputs import inputs_of, keep_inputs, read_inputs, refuse_changes
+from certiqa.entry.limits import refuse_limits
 from certiqa.entry.preemption import Preemption, stopping_on_signals
 from certiqa.entry.purification import run_study
 from certiqa.entry.resuming import continue_curves, newest_checkpoint, set_curves_aside, set_damaged_aside
@@ -72,6 +75,7 @@ console = plain_console()
 def run(config: DictConfig) -> float | None:
     """Run one job of ``train.py`` or ``evaluate.py`` in its folder; returns what ``optimise`` asks for."""
     check_seed(config)
+    refuse_limits(config.trainer)
     if config.task == "mini_metric":
         with stopping_on_signals():
             fit_metric(config)
@@ -114,6 +118,11 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
     module = build_module(config, defense)
     attack = build_attack(config)
     check_contract(metric, data.test_set.sizes(), [attack] if attack else [], module.objective)
+    inputs = inputs_of(config, data, parts_used(config, module, callbacks))
+    refuse_changes(folder, config, read_inputs(folder), inputs)
+    facts[GIVEN_FILES] = inputs[GIVEN_FILES]
+    if first_rank:
+        keep_inputs(folder, inputs)
     if first_rank and module.objective is not None:
         set_curves_aside(folder)
     trainer = build_trainer(config, callbacks, build_loggers(config))
@@ -142,6 +151,8 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
             facts |= validate(trainer, module, data)
         else:
             trainer.test(module, data, verbose=False)
+            if first_rank:
+                require_whole(folder, data, recorder, callbacks)
         status = "finished"
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning turns Ctrl-C into SystemExit
@@ -286,7 +297,6 @@ def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule
         "data_notes": list(data.test_set.notes),
         "data_fingerprint": data.test_set.fingerprint,
         "weights_fingerprint": fingerprint(metric),
-        GIVEN_FILES: given_files(config),
         "versions": {
             "certiqa": __version__,
             "python": platform.python_version(),

@@ -18,9 +18,11 @@ from certiqa.data.images import ImageDataset
 from certiqa.entry.build import build, build_metric, check_contract, chosen_device, number, refuse_untrained, run_folder
 from certiqa.entry.clock import Clock
 from certiqa.entry.composing import with_home
+from certiqa.entry.finished import finished_as_given
 from certiqa.entry.folder import set_aside, shown
-from certiqa.entry.given import GIVEN_FILES, finished_as_given, given_files
+from certiqa.entry.given import GIVEN_FILES
 from certiqa.entry.identity import config_hash, public_config
+from certiqa.entry.inputs import inputs_of, keep_inputs, read_inputs, refuse_changes
 from certiqa.errors import UserError
 from certiqa.evaluation import write_summary
 from certiqa.metrics import QualityMetric
@@ -40,10 +42,14 @@ def run_study(config: DictConfig) -> None:
     if finished_as_given(folder, config):
         console.print(f"this study is finished already (fresh=true starts over): {folder}", soft_wrap=True)
     else:
-        status, given, clock = "failed", given_files(config), Clock(folder, config_hash(config))
+        data: QualityDataModule = build(config.data)
+        inputs = inputs_of(config, data, ["test"])
+        refuse_changes(folder, config, read_inputs(folder), inputs)
+        keep_inputs(folder, inputs)
+        status, clock = "failed", Clock(folder, config_hash(config))
         clock.start()
         try:
-            facts = make_study(config, folder, console)
+            facts = make_study(config, data, folder, console)
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -51,19 +57,18 @@ def run_study(config: DictConfig) -> None:
         finally:
             clock.stop()
             known = facts if status == "finished" else {"name": config.name}
-            known |= {"status": status, "seconds": round(clock.seconds, 1), GIVEN_FILES: given}
+            known |= {"status": status, "seconds": round(clock.seconds, 1), GIVEN_FILES: inputs[GIVEN_FILES]}
             write_summary(folder, {"task": config.task, "config_hash": config_hash(config), **known})
     figures, facts = read_study(folder)
     print_study(figures, facts, console)
     console.print(f"report: {shown(write_study_report(folder))}", soft_wrap=True)
 
 
-def make_study(config: DictConfig, folder: Path, console: Console) -> dict[str, Any]:
+def make_study(config: DictConfig, data: QualityDataModule, folder: Path, console: Console) -> dict[str, Any]:
     """Run what is missing, write its tables, and return what a reader must know."""
     seed_everything(config.seed, verbose=False)
     study = build_study(config)
     metric = build_metric(config).to(chosen_device(config))
-    data: QualityDataModule = build(config.data)
     data.setup("test")
     images = data.test_set
     check_contract(metric, images.sizes(), study.attacks.values())

@@ -96,10 +96,10 @@ class Sweep:
         A cell that is finished is only reported, one that occurs twice is run once, and one that was run with other
         settings before is said to be new.
         """
-        from certiqa.entry.folder import finished_summary, move_aside
-        from certiqa.entry.given import finished_as_given
+        from certiqa.entry.finished import finished_as_given
+        from certiqa.entry.folder import move_aside
 
-        jobs, wrong = [], []
+        jobs, wrong, finished = [], [], set()
         for place, overrides in enumerate(job_overrides):
             number = first_number + place
             config = self.compose(overrides, number)
@@ -108,8 +108,8 @@ class Sweep:
                 with as_in_its_job(config) as folder:
                     check_job(config)
                     check_place(folder, config)
-                    if not config.get("fresh"):
-                        finished_as_given(folder, config)
+                    if not config.get("fresh") and finished_as_given(folder, config):
+                        finished.add(str(folder))
                     identity = config_hash(config), flat_identity(config)
             except Exception as error:
                 wrong.append(f"{label}: {reason(error)}")
@@ -134,7 +134,7 @@ class Sweep:
                 overrides = (*(o for o in overrides if key_of(o) != "fresh"), "fresh=false")
                 if kept := move_aside(Path(cell.folder)):
                     cell.note = f"starting over; the earlier run is kept in {kept}"
-            if finished_summary(Path(cell.folder), cell.config_hash):
+            if cell.folder in finished:
                 cell.state, cell.note = FINISHED, "was finished already"
             else:
                 missing.append(Job(cell, overrides, job.number, job.config))

@@ -107,7 +107,8 @@ class RecordStore:
         with write_aside(path) as partial:
             partial.write_bytes(content)
         if damaged := before.count(b"\n") - len(lines):
-            log.warning("%d damaged record%s in %s are made again", damaged, "s" if damaged > 1 else "", path)
+            said = "1 damaged record in %s is" if damaged == 1 else f"{damaged} damaged records in %s are"
+            log.warning(f"{said} made again", path)
 
     def _check_identity(self, identity: Mapping[str, Any], *, write: bool) -> None:
         path = self.folder / "records" / "identity.json"
