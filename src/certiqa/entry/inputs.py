@@ -44,8 +44,8 @@ def inputs_of(config: DictConfig, data: QualityDataModule | None, parts: Iterabl
 
 
 def keep_inputs(folder: Path, inputs: Inputs) -> None:
-    """Write down what a run is made of, where that is not written yet, or the file is damaged."""
-    if read_inputs(folder) is None:
+    """Write down what a run is made of, where that is not written yet, the file is damaged, or of another config."""
+    if (read_inputs(folder) or {}).get("config_hash") != inputs["config_hash"]:
         (folder / INPUTS).parent.mkdir(exist_ok=True)
         with write_aside(folder / INPUTS) as partial:
             partial.write_bytes(seal(inputs) + b"\n")
