@@ -39,3 +39,32 @@ def test_no_worker_is_left_when_the_parent_is_killed(number):
     running.send_signal(number)
     assert running.wait(10) == -number
     assert group_ends(running.pid, 10)
+
+
+FOLLOWER = """
+import os, signal, sys, time
+from certiqa.storage.workers import end_with_parent, stop_with
+if sys.argv[1] == "parent":
+    end_with_parent()
+else:
+    signal.signal(signal.SIGTERM, lambda *_: (print("in order", flush=True), sys.exit(0)))
+    stop_with(int(sys.argv[2]))
+print("at work", flush=True)
+time.sleep(60)
+"""
+PARENT = """
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2], str(os.getpid())])
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("way", ["parent", "launcher"])
+def test_a_rank_and_a_job_end_with_the_process_that_started_them(way):
+    command = [sys.executable, "-c", PARENT, FOLLOWER, way]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert running.stdout.readline() == "at work\n"
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait(10)
+    assert group_ends(running.pid, 10)
+    assert running.stdout.read() == ("in order\n" if way == "launcher" else "")

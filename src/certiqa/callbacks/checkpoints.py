@@ -18,6 +18,7 @@ counters are written that way whatever the place, as a function of the number of
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,8 +58,10 @@ class DurableCheckpointIO(TorchCheckpointIO):
         """Write ``path``; what was there becomes ``previous.ckpt`` beside it."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()  # torch itself would hide that a disk is full behind a RuntimeError
+        torch.save(checkpoint, content)
         with write_aside(path) as partial:
-            torch.save(checkpoint, partial)
+            partial.write_bytes(content.getbuffer())
             if path.is_file():
                 path.replace(path.with_name(PREVIOUS))
 

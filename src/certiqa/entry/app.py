@@ -35,6 +35,7 @@ from certiqa.entry.identity import register_resolvers
 from certiqa.entry.preemption import REQUEUE, Requeue
 from certiqa.entry.quoting import advice_on, advice_on_several
 from certiqa.errors import UserError, suggest
+from certiqa.storage.workers import end_with_parent
 
 TRACEBACK, FULL_ERROR = "CERTIQA_TRACEBACK", "HYDRA_FULL_ERROR"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -63,6 +64,8 @@ def run_app(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """
     accept_any_text()
     register_resolvers()
+    if int(os.environ.get("LOCAL_RANK") or 0):  # Lightning's launcher, or torchrun, has started this rank
+        end_with_parent()
     # a metric._target_ of the user's own lies where the command is run, also beside an installed certiqa-train
     sys.path.append(os.getcwd())
     sys.argv[1:] = with_home_in_flags(sys.argv[1:])

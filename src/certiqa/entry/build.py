@@ -12,8 +12,10 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 from torch import nn
 
 from certiqa.attacks import Attack
@@ -245,6 +247,17 @@ def build_callbacks(config: DictConfig, defense: QualityMetric, data: QualityDat
     return callbacks
 
 
+class NoSignalConnector(_SignalConnector):
+    """Leaves signals to ``certiqa.entry.preemption``.
+
+    Lightning's own handler of SIGTERM ends a pass without the checkpoint between two batches, and talks to the other
+    processes from within the handler, whatever they are about to exchange.
+    """
+
+    def register_signal_handlers(self) -> None:
+        """Register none."""
+
+
 def build_trainer(config: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
     """Build the Lightning trainer with its loggers."""
     # a checkpoint callback is ours, and nothing may be written outside the run's folder
@@ -252,6 +265,8 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], loggers: lis
     if config.trainer.get("check_val_every_n_epoch", 1) is None:
         options["check_val_every_n_epoch"] = None  # null has a meaning to Lightning: validate every so many steps
     options["plugins"] = [DurableCheckpointIO()]
+    if not any(isinstance(callback, Checkpoint) for callback in callbacks):
+        options["enable_checkpointing"] = False  # Lightning would add one that it resumes wrongly from
     if SLURMEnvironment.detect():
         # Lightning would requeue the job too, and pass SIGTERM over: that is for submitit and this project to do
         options["plugins"].append(SLURMEnvironment(auto_requeue=False))
@@ -259,6 +274,7 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], loggers: lis
         options["accelerator"] = chosen_device(config)
     trainer = build(config.trainer, **options)
     assert isinstance(trainer, pl.Trainer)
+    trainer._signal_connector = NoSignalConnector(trainer)
     return trainer
 
 

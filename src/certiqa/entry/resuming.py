@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
+NAMES = ("last*.ckpt", "previous.ckpt")
 SAVED = ("state_dict", "loops", "optimizer_states", "lr_schedulers")
 
 
@@ -42,7 +43,7 @@ def newest_checkpoint(folder: Path, network: Mapping[str, Tensor]) -> tuple[Resu
         network: state of the network under training, whose names and shapes a checkpoint must have.
     """
     found, damaged = [Resumption()], []
-    for path in sorted((folder / "checkpoints").glob("*.ckpt")):
+    for path in sorted(path for names in NAMES for path in (folder / "checkpoints").glob(names)):
         try:
             saved = read_checkpoint(path, network)
         except FileNotFoundError:

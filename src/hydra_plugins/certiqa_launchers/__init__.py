@@ -26,6 +26,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 if TYPE_CHECKING:
     from certiqa.entry.sweep import Job, Sweep
 
+LAUNCHER = "CERTIQA_LAUNCHER"  # in the environment of jobs on this machine: the process that waits for them
+
 
 class SweepLauncher(Launcher):
     """What the three launchers share."""
@@ -195,8 +197,11 @@ class ProcessLauncher(SweepLauncher, BaseSubmititLauncher):
         from certiqa.entry.composing import as_in_its_job
         from certiqa.entry.identity import config_hash, register_resolvers
         from certiqa.entry.preemption import REQUEUE, Requeue, warning_signal
+        from certiqa.storage.workers import stop_with
 
         register_resolvers()
+        if launcher := os.environ.get(LAUNCHER):
+            stop_with(int(launcher))
         sys.path.append(os.getcwd())
         accept_any_text()
         Singleton.set_state(singleton_state)
@@ -238,6 +243,8 @@ class LocalLauncher(ProcessLauncher):
         from certiqa.entry.sweep import INTERRUPTED, RUNNING
 
         check_processes(self.params, jobs)
+        # jobs that outlived a launcher that was killed would hold their folders against the same command
+        os.environ[LAUNCHER] = str(os.getpid())
         executor = submitit.LocalExecutor(folder=sweep.folder / "jobs" / "%j")
         waiting = list(jobs)
         running: dict[int, tuple[Any, Job]] = {}
