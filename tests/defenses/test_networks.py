@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from certiqa.defenses import WITH_WEIGHTS, PurifiedMetric, load_purifier, purify_with
-from certiqa.defenses.purifiers.network import pad_to
+from certiqa.defenses import WITH_WEIGHTS, PurifiedMetric, PurifierEnsemble, build_chain, load_purifier, purify_with
+from certiqa.defenses.purifiers.network import pad_to, shipped_weights
 from certiqa.denoisers.colour_filter import ColourFilter
 from certiqa.errors import UserError
-from certiqa.metrics import check_metric
+from certiqa.metrics import check_metric, load_metric
 
 _spec = importlib.util.spec_from_file_location("networks", Path(__file__).parent / "networks.py")
 networks = importlib.util.module_from_spec(_spec)
@@ -327,3 +327,16 @@ def test_a_network_defense_keeps_the_contract(tmp_path, curved_metric):
     leaf = pictures(12, 12).requires_grad_(True)
     (gradient,) = torch.autograd.grad(metric.purify(leaf).sum(), leaf)
     assert torch.equal(gradient, torch.ones_like(leaf))
+
+
+def test_a_filter_without_weights_takes_the_shipped_ones_as_the_command_does(images):
+    shipped = load_purifier("fcn", weights="mini_fcn")
+    assert torch.equal(load_purifier("fcn")(images), shipped(images))
+    metric = load_metric("mini")
+    pictures = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    expected = purify_with(metric, "fcn", weights="mini_fcn")(pictures)
+    assert torch.equal(purify_with(metric, "fcn")(pictures), expected)
+    assert torch.equal(build_chain(metric, ["fcn"])(pictures), expected)
+    assert torch.equal(PurifierEnsemble(metric, ["fcn"])(pictures), expected)
+    assert shipped_weights("diffusion") == "mini_diffusion"
+    assert shipped_weights(None) is None

@@ -13,6 +13,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf, open_dict
 
 from certiqa.entry import app, identity
+from certiqa.entry.agreement import check_options
 from certiqa.entry.build import (
     build,
     build_callbacks,
@@ -20,7 +21,6 @@ from certiqa.entry.build import (
     build_metric,
     build_module,
     build_trainer,
-    check_objective,
     check_shares,
 )
 from certiqa.entry.checks import check_job
@@ -159,7 +159,7 @@ def test_every_option_composes_and_instantiates(composed, mini_cache, miniatures
     if config.get("task") == "mini_metric":
         assert config.metric_fit.variants > 0
         return
-    check_objective(config)
+    check_options(config)
     metric = build_metric(config)
     if group == "metric":
         assert metric.name == identity.metric_label(config) == {"pyiqa": "cnniqa"}.get(option, option)
@@ -251,7 +251,7 @@ def test_test_crops_make_the_metric_a_mean_over_crops(composed):
 
 def test_a_contradicting_objective_is_an_error(composed):
     with pytest.raises(UserError, match=r"defense=dms_iqa trains with objective=mse_ranking, but objective=mse"):
-        check_objective(composed("defense=dms_iqa", "objective=mse"))
+        check_options(composed("defense=dms_iqa", "objective=mse"))
 
 
 def test_a_metric_of_the_users_own_needs_its_target_alone(composed):

@@ -136,12 +136,18 @@ def test_verify_accepts_what_is_right_and_names_what_is_wrong(cache, capsys, mon
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(cli, "PROBES", cli.PROBES[:1])
     upstream.metaiqa(cache / "Metaiqa_livec.pth")
-    cli.main(["verify", "metaiqa", "mini", "spaq"])
+    cli.main(["verify", "metaiqa", "mini"])
     printed = capsys.readouterr().out
     assert re.search(r"metaiqa .*verified", printed)
     assert "scores as pyiqa's own model does" in printed
     assert "scikit_coffee.png scores 4.23426 as known" in printed
-    assert "certiqa-weights fetch spaq" in printed
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["verify", "mini", "spaq"])
+    assert stopped.value.code == 1
+    printed = capsys.readouterr()
+    assert "files are missing: spaq" in printed.err
+    assert "certiqa-weights fetch spaq" in printed.out
 
     upstream.dbcnn(cache / "DBCNN_KonIQ10k-2de81c0a.pth")
     with pytest.raises(SystemExit):

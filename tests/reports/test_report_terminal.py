@@ -1,12 +1,14 @@
 """The table in the terminal, and what it says in the same words as the page."""
 
+import json
 import re
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from certiqa.reports import comparison_table, print_summary
+from certiqa.reports import comparison_table, print_summary, write_report
+from certiqa.reports.attacks import COLUMNS, PURIFIED_COLUMNS, attack_rows, attack_table, headings
 
 RADII = (0.03, 0.06, 0.09, 0.12)
 NOTICE = "random weights: every number here is meaningless, for smoke runs only"
@@ -74,3 +76,23 @@ def test_without_random_weights_nothing_is_said(tmp_path, weights, make_run, pag
     assert "meaningless" not in page.source
     assert 'role="alert"' not in page.source
     assert (f"Weights {weights}" in page.text) == (weights is not None)
+
+
+def test_gains_without_a_range_are_in_score_units(tmp_path, make_run):
+    summary = make_run(tmp_path, attacks=True, metric_range=None)
+    summary |= {"attack_gain_ifgsm": None, "attack_gain_native_ifgsm": 12.5, "attack_robust_abs_gain_ifgsm": 7.5}
+    summary["attack_nonpurified_abs_gain_ifgsm"] = 8.5
+    for facts, unit in ((summary, "score units"), (summary | {"metric_range": [0, 100]}, "of the range")):
+        table = attack_table(facts)
+        assert unit in str(table.caption)
+        titles = headings(COLUMNS, facts) | headings(PURIFIED_COLUMNS, facts)
+        said = [titles[key] for key in ("gain", "nonpurified_abs_gain")]
+        assert all(title.endswith("score units" if unit == "score units" else "of range") for title in said)
+    assert attack_rows(summary)[0]["gain"] == "12.5"
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "Mean gain, score units" in page
+    assert "of the range" not in page.split("Attacks, measured")[1].split("</h3>")[0]
+    assert "change of the score, score units" in page
+    assert "change of the score, of range" not in page

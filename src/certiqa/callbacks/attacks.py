@@ -22,7 +22,7 @@ from certiqa.attacks.target import Target
 from certiqa.callbacks.attacked_pictures import save, show
 from certiqa.callbacks.progress import side_bar
 from certiqa.callbacks.records import Records, facts_of, refuse_unless_skipped
-from certiqa.defenses import purified_images
+from certiqa.defenses import purified_images, reported_scores
 from certiqa.errors import UserError
 from certiqa.evaluation.attacked import GRADIENTS
 from certiqa.evaluation.distances import image_distances
@@ -246,15 +246,15 @@ class Attacks(pl.Callback):
         ids = [row["image_id"] for row in facts]
         if missing := [place for place, image_id in enumerate(ids) if image_id not in self._clean]:
             names = [ids[place] for place in missing]
-            self._clean |= dict(zip(names, module.defense(images[missing], image_ids=names), strict=True))
+            self._clean |= dict(zip(names, reported_scores(module.defense, images[missing], names), strict=True))
         pictures = {
             "score_attacked": result.images,
             "score_unrounded": result.unrounded,
             "score_noise": noise_like(images, result.images, ids, self.seed),
         }
-        scores = {key: module.defense(batch, image_ids=ids) for key, batch in pictures.items()}
+        scores = {key: reported_scores(module.defense, batch, ids) for key, batch in pictures.items()}
         scores["score"] = torch.stack([self._clean[image_id] for image_id in ids])
-        scores["score_attacked_undefended"] = module.base_metric(result.images)
+        scores["score_attacked_undefended"] = reported_scores(module.base_metric, result.images)
         show(self.folder, module.base_metric, images, result.images, facts)
         purified = [purified_images(module.defense, batch, ids) for batch in (result.images, images)]
         rows = []

@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from certiqa.defenses import MedianSmoothing
+from certiqa.defenses import MedianSmoothing, reported_scores
 from certiqa.evaluation.failing import one_by_one, refused, why
 from certiqa.evaluation.records import RecordStore, plain
 from certiqa.metrics.weights import fingerprint
@@ -135,8 +135,7 @@ class Records(pl.Callback):
         ids: list[str],
     ) -> Iterator[tuple[int, list[Row]]]:
         """Yield each image's place in the batch and its rows; here one, with the defended score."""
-        with torch.no_grad():
-            scores = module.defense(images, image_ids=ids)
+        scores = reported_scores(module.defense, images, ids)
         for place, score in enumerate(scores.tolist()):
             failure = None if math.isfinite(score) else f"metric '{module.defense.name}' scored {score} on {ids[place]}"
             yield place, [{"score": plain(score), "failure": failure}]

@@ -1,6 +1,6 @@
 """Defenses: each wraps a metric and is a metric again."""
 
-from certiqa.defenses.base import no_defense, undefended
+from certiqa.defenses.base import no_defense, reported_scores, undefended
 from certiqa.defenses.chain import build_chain
 from certiqa.defenses.ensemble import PurifierEnsemble
 from certiqa.defenses.linear import Flip, GaussianBlur, LinearOperator, LinearStep, Resize, Upscale
@@ -56,6 +56,7 @@ __all__ = [
     "noise_key",
     "purified_images",
     "purify_with",
+    "reported_scores",
     "sample_median",
     "undefended",
 ]

@@ -51,7 +51,7 @@ def build_chain(
     if not steps:
         raise UserError("defense.steps is empty; give steps in order, e.g. [resize,ms], [ms,jpeg] or [flip,jpeg]")
     check_step_names(options, steps, also=[SMOOTHING])
-    chosen = [_step(step, options) for step in steps]
+    chosen = [_step(step, options, metric) for step in steps]
     smoothing = [place for place, step in enumerate(chosen) if not isinstance(step, Purifier)]
     if len(smoothing) > 1:
         raise UserError(
@@ -79,12 +79,12 @@ def build_chain(
     return defense
 
 
-def _step(name: str, options: Mapping[str, Option]) -> Any:
+def _step(name: str, options: Mapping[str, Option], metric: nn.Module) -> Any:
     """Return a purifier, or the function that smooths."""
     option = options.get(name)
     if name not in options and name not in PURIFIERS and name not in WITH_WEIGHTS:
         known = dict.fromkeys([*options, *PURIFIERS, *WITH_WEIGHTS])
         raise UserError(f"no step '{name}'; there are: {', '.join(known)}.{suggest(name, known)}")
     if option is None or isinstance(option, Mapping):
-        return load_step(name, option)
+        return load_step(name, option, metric)
     return option

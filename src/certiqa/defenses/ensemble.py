@@ -52,7 +52,7 @@ class PurifierEnsemble(QualityMetric):
         self.metric = as_metric(metric)
         members: list[PurifiedMetric] = []
         for given in purifiers:
-            purifier = load_step(given, options.get(given)) if isinstance(given, str) else given
+            purifier = load_step(given, options.get(given), metric) if isinstance(given, str) else given
             for _ in range(draws if purifier.is_random else 1):
                 members.append(PurifiedMetric(self.metric, purifier, backward=backward, seed=seed, place=len(members)))
         # a tuple, so that the metric that they share is registered once

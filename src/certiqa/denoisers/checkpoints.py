@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,9 @@ def load_denoiser(
 ) -> nn.Module:
     """Build a denoiser, untrained or with weights.
 
-    One with weights carries ``trained_sigma``, the level (or the range) that its weights say they were trained for, by
-    which ``certiqa.defenses.MedianSmoothing`` refuses to smooth with another.
+    One with weights carries what they say of themselves: ``trained_sigma``, the level (or the range) that they were
+    trained for, by which ``certiqa.defenses.MedianSmoothing`` refuses to smooth with another; ``trained_objective``;
+    and ``trained_through``, the name of the metric that they were trained through. None where the file does not say.
 
     Args:
         name: architecture, one of ``DENOISERS``; weights that say their own architecture must agree.
@@ -67,10 +68,10 @@ def load_denoiser(
         sigma: noise level it is to serve, in [0, 1] pixel units; weights trained for another are refused at once. None
             leaves that to the defense.
         allow_sigma_mismatch: accept weights trained for any level, here and in the defense.
-        options: of the architecture.
+        options: of the architecture; those that the weights say of theirs must agree, and need not be given.
 
     Raises:
-        UserError: unknown name, weights that are missing or do not fit, or another sigma.
+        UserError: unknown name, weights that are missing or do not fit, other options than theirs, or another sigma.
     """
     if weights is None:
         return build_denoiser(name, **options)
@@ -78,14 +79,31 @@ def load_denoiser(
     state, metadata = read_weights(path)
     if metadata.get("denoiser", name) != name:
         raise UserError(f"the weights in '{path}' are of a {metadata['denoiser']}; use denoiser={metadata['denoiser']}")
-    options |= json.loads(metadata.get("options", "{}"))
-    denoiser = build_denoiser(name, **options)
+    said = json.loads(metadata.get("options", "{}"))
+    for key, value in said.items():
+        given = options.get(key)
+        if given is not None and (list(given) if isinstance(given, Sequence) else given) != value:
+            raise UserError(
+                f"the weights in '{path}' are of a {name} with {key}={value}, but denoiser.{key}={given} is asked for; "
+                f"set denoiser.{key}={value}"
+            )
+    denoiser = build_denoiser(name, **{**options, **said})
     load_strictly(denoiser, state, path)
     denoiser.trained_sigma = json.loads(metadata.get("sigma", "null"))
+    denoiser.trained_objective = metadata.get("objective")  # type: ignore[assignment]
+    denoiser.trained_through = trained_through(metadata)  # type: ignore[assignment]
+    denoiser.weights_source = str(weights)  # type: ignore[assignment]
     denoiser.allow_sigma_mismatch = allow_sigma_mismatch  # type: ignore[assignment]
     if sigma is not None:
         check_sigma(denoiser, sigma, f" in '{path}'")
     return denoiser
+
+
+def trained_through(metadata: Mapping[str, str]) -> str | None:
+    """Return the metric whose scores a network was trained with, by its file; None for none, or none known."""
+    if "trained_through" in metadata:
+        return metadata["trained_through"] or None
+    return metadata.get("metric") if metadata.get("objective") == "mse_ranking" else None
 
 
 def shipped_denoisers() -> list[str]:

@@ -24,8 +24,7 @@ from certiqa.callbacks import Certification, DurableCheckpointIO
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing, PurifiedMetric, undefended
 from certiqa.defenses.purifiers.diffusion import Diffpure
-from certiqa.defenses.purifiers.diffusion_files import shipped_diffusions
-from certiqa.defenses.purifiers.fcn import UNTRAINED, shipped_filters
+from certiqa.defenses.purifiers.fcn import UNTRAINED
 from certiqa.denoisers import shipped_denoisers
 from certiqa.entry.checks import missing_in, must_be_given
 from certiqa.entry.composing import with_home
@@ -63,16 +62,6 @@ def build(node: DictConfig | None, **more: Any) -> Any:
             raise error.__cause__ from error
         cause = error.__cause__ or error
         raise UserError(f"cannot build {content.get('_target_')}: {cause}") from error
-
-
-def check_objective(config: DictConfig) -> None:
-    """Refuse an objective that contradicts the defense, e.g. ``defense=dms_iqa objective=mse``."""
-    given = config.objective.name if config.objective else "none"
-    if given != config.trains_with:
-        raise UserError(
-            f"defense={config.defense.name} trains with objective={config.trains_with}, but objective={given} is asked "
-            f"for; leave the objective out, or choose the defense that trains with {given}"
-        )
 
 
 def build_metric(config: DictConfig) -> QualityMetric:
@@ -127,7 +116,7 @@ def build_defense(config: DictConfig, metric: QualityMetric, *, trained: bool) -
     if trained:
         refuse_untrained(OmegaConf.to_container(config.defense), "defense")
     if not config.denoiser:
-        weights = purifier_weights(config, metric, trained=trained)
+        weights = purifier_weights(config, trained=trained)
         return as_metric(build(config.defense, metric=metric, **weights))
     node = config.denoiser
     if trained and node.get("weights", "") is None:
@@ -158,20 +147,16 @@ def refuse_untrained(node: Any, name: str) -> None:
         refuse_untrained(value, f"{name}.{key}")
 
 
-def purifier_weights(config: DictConfig, metric: QualityMetric, *, trained: bool) -> dict[str, str | None]:
-    """Return the weights of a purifier that certiqa trains where none are given: shipped ones, or none to be trained.
+def purifier_weights(config: DictConfig, *, trained: bool) -> dict[str, str | None]:
+    """Return what a purifier is to be built with where no weights are given: none, to be trained; empty for the rest.
 
-    Empty for any other defense, and where nothing is shipped: the purifier then says what it needs.
+    Without them the purifier takes those shipped for the metric, or says what it needs.
     """
     if OmegaConf.is_missing(config.defense, "weights"):
         return {"weights": None}  # the purifier says better than OmegaConf what is missing
-    if not config.objective or config.defense.get("weights", "") is not None:
-        return {}
-    if not trained:
+    if not trained and config.objective and config.defense.get("weights", "") is None:
         return {"weights": UNTRAINED}
-    kind = "diffusion" if config.defense.purifier.startswith("diffpure") else config.defense.purifier
-    name = f"{metric.name}_{kind}"
-    return {"weights": name} if name in (*shipped_filters(), *shipped_diffusions()) else {}
+    return {}
 
 
 def build_corruption(config: DictConfig, defense: QualityMetric) -> Corruption | None:

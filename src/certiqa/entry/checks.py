@@ -19,7 +19,7 @@ def check_job(config: DictConfig) -> None:
 
     Nothing is built and no data are read, so what lies in files (images, weights) can still be wrong.
     """
-    from certiqa.entry.build import check_objective
+    from certiqa.entry.agreement import check_options
 
     content = OmegaConf.to_container(config, resolve=False)
     assert isinstance(content, dict)
@@ -29,7 +29,7 @@ def check_job(config: DictConfig) -> None:
     check_seed(config)
     refuse_limits(config.trainer)
     resolved = semantic_config(config, environment=True)
-    check_objective(config)
+    check_options(config)
     refuse_loaders(resolved)
     for target in set(targets_of(resolved)):
         check_target(target)

@@ -30,6 +30,7 @@ from certiqa.defenses.purifiers.diffusion import Diffpure
 from certiqa.defenses.purifiers.fcn import save_filter
 from certiqa.denoisers import save_denoiser
 from certiqa.denoisers.colour_filter import ColourFilter
+from certiqa.entry.agreement import check_built, check_options, trained_parts
 from certiqa.entry.build import (
     build,
     build_attack,
@@ -39,7 +40,6 @@ from certiqa.entry.build import (
     build_module,
     build_trainer,
     check_contract,
-    check_objective,
     check_shares,
     run_folder,
     sides_to_score,
@@ -85,7 +85,7 @@ def run(config: DictConfig) -> float | None:
         with locked(folder), stopping_on_signals():
             run_study(config)
         return None
-    check_objective(config)
+    check_options(config)
     first_rank = not getattr(rank_zero_only, "rank", None)
     with locked(folder) if first_rank else nullcontext(), stopping_on_signals() as preemption:
         return run_in_folder(config, folder, first_rank, preemption)
@@ -108,7 +108,7 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
     facts = describe(config, defense, data)
     callbacks = build_callbacks(config, defense, data)
     if first_rank:
-        for note in facts["data_notes"]:
+        for note in (*facts["data_notes"], *facts["notes"]):
             console.print(note, style="yellow")
     recorder = next(callback for callback in callbacks if isinstance(callback, Records))
     recorder.identity = flat_identity(config)
@@ -116,6 +116,7 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
         if isinstance(callback, Checkpoints):
             callback.signals = preemption
     module = build_module(config, defense)
+    check_built(config, defense, module.objective)
     attack = build_attack(config)
     check_contract(metric, data.test_set.sizes(), [attack] if attack else [], module.objective)
     inputs = inputs_of(config, data, parts_used(config, module, callbacks))
@@ -246,6 +247,7 @@ def train(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule, f
     notes = {
         "metric": module.base_metric.name,
         "objective": module.objective.name,
+        "trained_through": module.base_metric.name if module.objective.needs_metric else "",
         "data": data.dataset_name,
         "steps": str(trainer.global_step),
         "certiqa": __version__,
@@ -281,8 +283,7 @@ def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule
         "lower_better": metric.lower_better,
         "weights": metric.weights_source,
         "defense": config.defense.name,
-        "denoiser": config.denoiser.get("name") if config.denoiser else None,
-        "objective": config.objective.get("name") if config.objective else None,
+        **trained_parts(config, defense, metric),
         "data": data.dataset_name,
         "mos_kind": data.test_set.mos_kind,
         "mos_range": None if data.test_set.mos_range is None else list(data.test_set.mos_range),
@@ -292,7 +293,8 @@ def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule
         "confidence": config.certification.confidence if smooth else None,
         "radii": list(config.certification.radii) if smooth else [],
         "seed": config.seed,
-        "precision": str(config.trainer.get("precision")),
+        "precision": smooth.precision if smooth else "fp32",
+        "training_precision": str(config.trainer.get("precision")) if config.task == "train" else None,
         "config_hash": config_hash(config),
         "data_notes": list(data.test_set.notes),
         "data_fingerprint": data.test_set.fingerprint,

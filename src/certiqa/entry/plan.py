@@ -15,11 +15,14 @@ def plan(config: DictConfig) -> None:
     from certiqa.certification.planning import plan_certification
     from certiqa.console import plain_console
     from certiqa.data.datamodule import QualityDataModule
+    from certiqa.entry.agreement import check_built, check_options
     from certiqa.entry.build import build, build_defense, build_metric, check_contract, chosen_device
     from certiqa.reports.plan import plan_lines
 
+    check_options(config)
     metric = build_metric(config)
     smooth = require_certifiable(build_defense(config, metric, trained=True))
+    check_built(config, smooth, None)
     device = chosen_device(config)
     data: QualityDataModule = build(config.data)
     check_contract(metric, data.test_set.sizes())

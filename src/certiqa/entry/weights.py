@@ -109,7 +109,7 @@ def fetch(names: Sequence[str]) -> None:
 
 
 def verify(names: Sequence[str]) -> None:
-    """Print what was found of these metrics; raises UserError where one is wrong or, asked for by name, not here."""
+    """Print what was found of these metrics; raises UserError where one is wrong or not here."""
     from rich.table import Table
 
     from certiqa.console import plain_console
@@ -122,8 +122,11 @@ def verify(names: Sequence[str]) -> None:
         table.add_row(verdict.metric, verdict.state, "\n".join(verdict.notes), scores)
     plain_console().print(table)
     wrong = [verdict.metric for verdict in verdicts if verdict.state == "wrong"]
-    if wrong:
-        raise UserError(f"not as published: {', '.join(wrong)}; the table says what is wrong")
+    absent = [verdict.metric for verdict in verdicts if verdict.state == "not here"]
+    problems = [f"not as published: {', '.join(wrong)}"] if wrong else []
+    problems += [f"files are missing: {', '.join(absent)}"] if absent else []
+    if problems:
+        raise UserError(f"{'; '.join(problems)}; the table says what is wrong")
 
 
 def probes(metric: str) -> dict[str, Tensor]:

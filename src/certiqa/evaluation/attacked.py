@@ -218,9 +218,11 @@ def warnings_of(name: str, figures: dict[str, Any]) -> list[str]:
     if figures["num_failed"]:
         found.append(f"{name}: {figures['num_failed']} images have no finite score, they are left out of its figures")
     first, last = figures.get("rise_first"), figures.get("rise_last")
-    if first is not None and last is not None and last < first - NOTABLE:
+    ranged = figures.get("gain") is not None  # without a range an objective is in the metric's own units
+    if first is not None and last is not None and last < first - NOTABLE * (1 if ranged else abs(first)):
+        unit = "of the range" if ranged else "score units"
         found.append(
-            f"{name}: more steps do not help, its objective had risen by {first:.3f} of the range after the first step "
+            f"{name}: more steps do not help, its objective had risen by {first:.3f} {unit} after the first step "
             f"and by {last:.3f} before the last: gradients are noisy or masked; try more attack.eot_samples, smaller "
             "steps, or another defense.backward"
         )

@@ -36,7 +36,8 @@ def load_metric(
     """Load a frozen metric by name, e.g. ``load_metric("dbcnn")``.
 
     Args:
-        name: one of ``METRICS``, or of pyiqa's NR metrics.
+        name: one of ``METRICS``, or of pyiqa's NR metrics; "pyiqa" with the option ``metric_name`` is the same,
+            as in ``metric=pyiqa metric.metric_name=cnniqa``.
         weights: a path; "random" for a smoke run; None takes the published ones, downloaded if need be.
         device: where its weights are read to.
         options: of that metric, e.g. ``resize``.
@@ -44,12 +45,19 @@ def load_metric(
     Raises:
         UserError: unknown name or option, weights that cannot be had, or that do not fit.
     """
+    if name == "pyiqa":
+        if "metric_name" not in options:
+            raise UserError('metric \'pyiqa\' needs metric_name, e.g. load_metric("pyiqa", metric_name="cnniqa")')
+        name = options.pop("metric_name")
     if name in METRICS:
         build = METRICS[name]
         known = set(inspect.signature(build).parameters)
         for key in options.keys() - known:
             raise UserError(f"metric '{name}' has no option '{key}'; it has: {', '.join(sorted(known))}.")
         return build(weights=weights, device=device, **options)
+    known = set(inspect.signature(PyiqaMetric).parameters) - {"metric_name"}
+    for key in options.keys() - known:
+        raise UserError(f"metric '{name}' has no option '{key}'; it has: {', '.join(sorted(known))}.")
     try:
         return PyiqaMetric(name, weights, device=device, **options)
     except UserError as error:

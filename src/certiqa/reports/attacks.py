@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,22 @@ COLUMNS = {
     "calls": "Gradients, queries",
     "seconds": "Time an image",
 }
+UNRANGED = {"gain": "Mean gain, score units", "nonpurified_abs_gain": "Undefended, score units"}
+"""Headings where the metric states no range to take a share of."""
 SHORT = ("attack", "gain", "noise", "srocc", "robustness", "psnr", "ssim", "seconds")
 """The columns of the terminal."""
+
+
+def headings(columns: Mapping[str, str], summary: Summary) -> dict[str, str]:
+    """Return key -> heading of ``COLUMNS`` or ``PURIFIED_COLUMNS``, in the units of this run's metric."""
+    ranged = range_width(summary) is not None
+    return {key: title if ranged else UNRANGED.get(key, title) for key, title in columns.items()}
+
+
+def gain_meaning(summary: Summary) -> str:
+    """Return what a gain is, in the units of this run's metric."""
+    unit = "share of the range" if range_width(summary) else "score units (the metric states no range)"
+    return f"Gain: {unit} by which attacks raised quality (below zero: lowered); no guarantee against others"
 
 
 def attack_rows(summary: Summary) -> list[dict[str, str]]:
@@ -111,13 +126,14 @@ def attack_table(summary: Summary) -> Table | None:
     rows = attack_rows(summary)
     if not rows:
         return None
+    titles = headings(COLUMNS, summary)
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), title="Attacks, measured", title_justify="left")
     for key in SHORT:
-        table.add_column(COLUMNS[key].split(",")[0], justify="left" if key == "attack" else "right", overflow="fold")
+        table.add_column(titles[key].split(",")[0], justify="left" if key == "attack" else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(row[key]) for key in SHORT))
     notes = [
-        "Gain: share of the range by which attacks raised quality (below zero: lowered); no guarantee against others",
+        gain_meaning(summary),
         *(str(warning) for warning in summary.get("attack_warnings") or []),
     ]
     table.caption = Text(". ".join(notes) + ".")
@@ -148,12 +164,13 @@ def certificate_plot(records: pd.DataFrame, summary: dict[str, Any]) -> plots.Pl
         bounds.append((float(str(radius)), *np.quantile(delta, [0.25, 0.5, 0.75], method="nearest")))
     x, low, middle, high = np.array(bounds).T
     shown = np.isfinite(middle)
-    axes.fill_between(x[shown], low[shown], np.minimum(high[shown], 1), color=plots.CERTIFIED, alpha=0.25, lw=0)
+    top = 1.0 if range_width(summary) else max([*high[np.isfinite(high)], *middle[shown]], default=1.0)
+    axes.fill_between(x[shown], low[shown], np.minimum(high[shown], top), color=plots.CERTIFIED, alpha=0.25, lw=0)
     axes.plot(x[shown], middle[shown], color=plots.CERTIFIED, marker="o", ms=3.5, label="certified delta")
     axes.axvline(float(x.max()), color=plots.MUTED, lw=0.8, ls=":")
     axes.set_xscale("log")
     axes.set_xlabel("l2 norm of the perturbation")
-    axes.set_ylabel("change of the score, of range")
+    axes.set_ylabel(f"change of the score, {'of range' if range_width(summary) else 'score units'}")
     axes.legend(loc="upper left")
     caption = (
         "Points: what attacks did to the defended score (measured). Green: certified delta of the median image and "

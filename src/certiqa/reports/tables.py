@@ -277,6 +277,7 @@ def _caption(summary: Summary, certified: bool) -> list[str]:
         sentences.append("Lower opinion scores are better: they count mirrored within their scale")
     if summary.get("mos_kind") == "none":
         sentences.append("The images have no opinion scores, so there are no correlations")
+    sentences += [str(note) for note in summary.get("notes") or []]
     if not certified:
         sentences.append("No certificates in this run")
     if summary.get("status") not in (None, "finished"):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from certiqa.defenses import MedianSmoothing, PurifiedMetric, noise_key, undefended
+from certiqa.defenses import MedianSmoothing, PurifiedMetric, noise_key, reported_scores, undefended
 from certiqa.errors import UserError
 from certiqa.evaluation.failing import one_by_one
 from certiqa.metrics import QualityMetric
@@ -206,7 +206,11 @@ class DefenseModule(pl.LightningModule):
     # -- evaluation ----------------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Log the PSNR of restored validation images; returns the undefended scores."""
+        """Log the PSNR of restored validation images; returns the undefended scores. All in full precision."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self._validated(batch)
+
+    def _validated(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         images, ids = batch["image"], batch["image_id"]
         if not ids:
             return {"score_clean": images.new_empty(0)}  # none of the batch's images could be read
@@ -236,7 +240,7 @@ class DefenseModule(pl.LightningModule):
     def _undefended(self, images: Tensor) -> dict[str, Any]:
         def scores(places: list[int]) -> Iterable[tuple[int, Tensor]]:
             whole = len(places) == len(images)
-            return zip(places, self.base_metric(images if whole else images[places]), strict=True)
+            return zip(places, reported_scores(self.base_metric, images if whole else images[places]), strict=True)
 
         found = dict(one_by_one(scores, range(len(images))))
         raised = {place: error for place, error in found.items() if isinstance(error, Exception)}

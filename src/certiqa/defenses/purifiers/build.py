@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from certiqa.defenses.purified import PurifiedMetric
-from certiqa.defenses.purifiers.registry import load_purifier
+from certiqa.defenses.purifiers.network import given_weights
+from certiqa.defenses.purifiers.registry import WITH_WEIGHTS, load_purifier, weights_for
 
 
 def purify_with(
@@ -29,6 +30,11 @@ def purify_with(
         backward: see ``PurifiedMetric``.
         seed: see ``PurifiedMetric``.
         name: see ``PurifiedMetric``.
-        options: of the purifier.
+        options: of the purifier; a network without weights takes those that are shipped for the metric.
+
+    Raises:
+        UserError: see ``load_purifier``; no weights are given, and none are shipped for the metric.
     """
+    if purifier in WITH_WEIGHTS and not given_weights(options.get("weights")):
+        options["weights"] = weights_for(purifier, metric)
     return PurifiedMetric(metric, load_purifier(purifier, **options), backward=backward, seed=seed, name=name)

@@ -15,7 +15,7 @@ from certiqa.defenses.purified import Purifier
 from certiqa.defenses.purifiers.diffusion_files import load_diffusion, shipped_diffusions
 from certiqa.defenses.purifiers.filters import Unsharp
 from certiqa.defenses.purifiers.geometric import is_number
-from certiqa.defenses.purifiers.network import Upstream, given_weights, missing_weights, pad_to
+from certiqa.defenses.purifiers.network import Upstream, given_weights, missing_weights, pad_to, shipped_weights
 from certiqa.errors import UserError
 
 NATIVE = "native"
@@ -43,7 +43,7 @@ class Diffpure(Purifier):
     Args:
         weights: folder of a diffusers unconditional pixel model (a pipeline's with ``unet/`` and ``scheduler/``, one
             with both at its root as google/ddpm-church-256, or a U-Net's alone), the name of one on the Hugging Face
-            hub, the name of a shipped one (``mini_diffusion``), or "untrained" for training.
+            hub, the name of a shipped one, None for that of metric mini (``mini_diffusion``), "untrained" for training.
         steps: t, how far the noise goes and how many steps lead back; the grid of the paper's study is 5, 10, 20, 30,
             50 of 1000. 0 leaves the resizing alone.
         size: side in pixels that images are resized to, a multiple of what the U-Net's downsampling needs; None for
@@ -56,6 +56,7 @@ class Diffpure(Purifier):
     """
 
     name = "diffpure"
+    shipped: str | None = "diffusion"
     upstream = Upstream(
         "a folder or hub name of an unconditional diffusers pixel model such as google/ddpm-church-256",
         "https://huggingface.co/models?library=diffusers (the paper's 256x256_diffusion_uncond.pt of "
@@ -72,12 +73,9 @@ class Diffpure(Purifier):
         architecture: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not given_weights(weights):
-            raise UserError(
-                f"{missing_weights(self.name, self.upstream)}; or train a small one with `python train.py "
-                f"experiment=mini_diffusion`. Shipped: {', '.join(shipped_diffusions()) or 'none'}"
-            )
-        assert weights is not None
+        weights = weights if given_weights(weights) else shipped_weights(self.shipped)
+        if weights is None:
+            raise self.missing_weights()
         unet, self.scheduler = load_diffusion(weights, architecture)
         largest = int(self.scheduler.config.num_train_timesteps)
         if not (is_number(steps) and steps == int(steps) and 0 <= steps <= largest):
@@ -115,6 +113,14 @@ class Diffpure(Purifier):
                 predicted = self.network(sample, step)
             sample = self.scheduler.step(predicted, step, sample, generator=draws).prev_sample
         return sample
+
+    @classmethod
+    def missing_weights(cls) -> UserError:
+        """Return the error of a purifier without weights."""
+        return UserError(
+            f"{missing_weights(cls.name, cls.upstream)}; or train a small one with `python train.py "
+            f"experiment=mini_diffusion`. Shipped: {', '.join(shipped_diffusions()) or 'none'}"
+        )
 
     def noisy(self, sample: Tensor, noise: Tensor, step: int | Tensor) -> Tensor:
         """Return ``sqrt(abar_i) x + sqrt(1 - abar_i) z`` at step i, 0 the first: one number, or one per image."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from certiqa.defenses.purifiers.network import NetworkPurifier, Upstream, given_weights
+from certiqa.defenses.purifiers.network import NetworkPurifier, Upstream, given_weights, shipped_weights
 from certiqa.denoisers.colour_filter import ColourFilter
 from certiqa.errors import UserError
 from certiqa.metrics.weights import SHIPPED, load_strictly, read_weights, save_weights
@@ -19,7 +19,8 @@ class Fcn(NetworkPurifier):
 
     Args:
         weights: path of the authors' ``fcn_mse.pth``, or of the ``checkpoints/purifier.safetensors`` of a ``train.py
-            defense=fcn`` run; the name of shipped weights (``mini_fcn``); "untrained" for training.
+            defense=fcn`` run; the name of shipped weights; None for the shipped ones of metric mini, ``mini_fcn``;
+            "untrained" for training.
         residual: whether the network's output is added to the image, see
             ``ColourFilter``. None takes what the file says; the authors' file
             says nothing and is not residual, an untrained filter is.
@@ -32,17 +33,16 @@ class Fcn(NetworkPurifier):
 
     name = "fcn"
     thread_safe = True
+    shipped = "fcn"
     upstream = Upstream("fcn_mse.pth", "the authors of arXiv 2404.06957, who host it privately")
 
     def __init__(
         self, weights: str | Path | None = None, *, residual: bool | None = None, checkpoint: bool = False
     ) -> None:
-        if not given_weights(weights):
-            raise UserError(
-                f"{self.missing_weights()}; or train one for your metric with `python train.py experiment=fcn "
-                f"metric=...`. Shipped: {', '.join(shipped_filters()) or 'none'}"
-            )
-        assert weights is not None
+        metadata: dict[str, str] = {}
+        weights = weights if given_weights(weights) else shipped_weights(self.shipped)
+        if weights is None:
+            raise self.missing_weights()
         if str(weights) == UNTRAINED:
             network = ColourFilter(residual is None or residual)
         else:
@@ -56,6 +56,16 @@ class Fcn(NetworkPurifier):
             network = ColourFilter(bool(residual if said is None else said))
             load_strictly(network, state, path)
         super().__init__(network, checkpoint=checkpoint)
+        self.weights_source = str(weights)
+        self.trained_through = metadata.get("metric")  # the metric whose attacks it was trained on
+
+    @classmethod
+    def missing_weights(cls) -> UserError:
+        """Return the error of a purifier without weights."""
+        return UserError(
+            f"{super().missing_weights()}; or train one for your metric with `python train.py experiment=fcn "
+            f"metric=...`. Shipped: {', '.join(shipped_filters()) or 'none'}"
+        )
 
 
 def shipped_filters() -> list[str]:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from certiqa.defenses.purified import Purifier
 from certiqa.errors import UserError
+from certiqa.metrics.weights import SHIPPED
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,11 @@ class NetworkPurifier(Purifier):
 
     Attributes:
         upstream: which weights it needs, None for any.
+        shipped: what weights of certiqa's own are called after the metric, ``mini_fcn``; None where none are made.
     """
 
     upstream: Upstream | None = None
+    shipped: str | None = None
 
     def __init__(
         self,
@@ -108,6 +111,12 @@ def missing_weights(name: str, upstream: Upstream | None) -> UserError:
         f"purifier '{name}' needs weights, and none come with certiqa{which}. Get the file and give it with "
         f"defense.weights=path (in Python load_purifier('{name}', weights=path))"
     )
+
+
+def shipped_weights(kind: str | None, metric: str = "mini") -> str | None:
+    """Return the name of the weights that are shipped for a metric, ``<metric>_<kind>``; None where there are none."""
+    name = f"{metric}_{kind}"
+    return name if kind and any((SHIPPED / path).exists() for path in (name, f"{name}.safetensors")) else None
 
 
 def given_weights(weights: str | Path | None) -> bool:

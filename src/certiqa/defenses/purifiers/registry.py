@@ -6,6 +6,9 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import nn
+
+from certiqa.defenses.base import undefended
 from certiqa.defenses.linear import Flip, GaussianBlur, Resize, Upscale
 from certiqa.defenses.purified import Purifier
 from certiqa.defenses.purifiers.compression import DiffJpeg, Jpeg, Jpeg2000
@@ -14,7 +17,7 @@ from certiqa.defenses.purifiers.disco import Disco
 from certiqa.defenses.purifiers.fcn import Fcn
 from certiqa.defenses.purifiers.filters import Bilateral, ColorQuantization, MedianBlur, RandomNoise, Unsharp
 from certiqa.defenses.purifiers.geometric import RandomCrop, RandomRotate
-from certiqa.defenses.purifiers.network import given_weights
+from certiqa.defenses.purifiers.network import given_weights, shipped_weights
 from certiqa.defenses.purifiers.restoration import RESTORERS
 from certiqa.errors import UserError, suggest
 
@@ -33,21 +36,39 @@ WITH_WEIGHTS: dict[str, type[Purifier]] = {purifier.name: purifier for purifier 
 """Purifiers that are networks: they need ``weights``, and never take random ones."""
 
 
-def load_step(name: str, options: Mapping[str, Any] | None) -> Purifier:
+def weights_for(name: str, metric: nn.Module) -> str:
+    """Return the weights of a network of ``WITH_WEIGHTS`` that are shipped for a metric.
+
+    Raises:
+        UserError: there are none; it says where weights come from.
+    """
+    purifier: Any = WITH_WEIGHTS[name]
+    found = shipped_weights(getattr(purifier, "shipped", None), undefended(metric).name)
+    if found is None:
+        raise purifier.missing_weights()
+    return found
+
+
+def load_step(name: str, options: Mapping[str, Any] | None, metric: nn.Module) -> Purifier:
     """Build one of several purifiers of a defense by name, whose options stand under ``defense.<name>``.
+
+    A network without weights takes those that are shipped for the metric.
 
     Raises:
         UserError: see ``load_purifier``; for a network without weights it says where they go.
     """
-    options = options or {}
-    if name in WITH_WEIGHTS and not given_weights(options.get("weights")):
+    chosen = {str(key): value for key, value in (options or {}).items()}
+    shipped = shipped_weights(getattr(WITH_WEIGHTS.get(name), "shipped", None), undefended(metric).name)
+    if name in WITH_WEIGHTS and not given_weights(chosen.get("weights")):
+        chosen["weights"] = shipped
+    if name in WITH_WEIGHTS and chosen["weights"] is None:
         upstream = getattr(WITH_WEIGHTS[name], "upstream", None)
         which = f" ({upstream.file}, from {upstream.source})" if upstream else ""
         raise UserError(
             f"step '{name}' needs weights{which}; give them with +defense.{name}.weights=path, in Python "
             f'{name}={{"weights": path}}'
         )
-    return load_purifier(name, **{str(key): value for key, value in options.items()})
+    return load_purifier(name, **chosen)
 
 
 def check_step_names(given: Iterable[str], steps: Iterable[str], also: Iterable[str] = ()) -> None:
