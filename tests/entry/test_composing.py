@@ -82,7 +82,7 @@ def test_the_number_of_a_job_may_name_its_folder(sweep, tmp_path):
     numbered[1] = "seed=5,6"
     code, _, errors, _ = sweep(*numbered)
     assert code == 1
-    assert "evaluate/0' holds another run; leave hydra.sweep.subdir as it is, or set fresh=true" in errors
+    assert "evaluate/0' holds the results of another run" in errors
     assert {path: path.read_bytes() for path in before} == before
     code, _, errors, rows = sweep(*numbered, "fresh=true")
     assert states(rows) == ["finished"] * 2, errors

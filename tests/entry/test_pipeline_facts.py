@@ -1,7 +1,5 @@
 """What a run says of itself beyond its numbers: its time, its device, the figure that a search asked for."""
 
-import json
-
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -9,17 +7,6 @@ from omegaconf import OmegaConf
 from certiqa.entry import pipeline, slurm
 from certiqa.entry.build import chosen_device
 from certiqa.errors import UserError
-
-
-def test_time_adds_up_over_the_sessions_of_one_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "config_hash", lambda config: "mine")
-    config = OmegaConf.create({})
-    assert pipeline.earlier_session(tmp_path, config) == {"seconds": 0, "seconds_training": 0}
-    summary = {"status": "interrupted", "config_hash": "mine", "seconds": 12.5, "seconds_training": None}
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
-    assert pipeline.earlier_session(tmp_path, config) == {"seconds": 12.5, "seconds_training": 0}
-    (tmp_path / "summary.json").write_text(json.dumps(summary | {"config_hash": "other"}))
-    assert pipeline.earlier_session(tmp_path, config)["seconds"] == 0
 
 
 def test_a_validation_figure_that_is_no_number_loses_nothing_and_is_said():

@@ -76,7 +76,8 @@ def test_fresh_starts_the_cells_over_and_keeps_the_old(sweep, tmp_path):
     sweep("defense=none")
     _, _, _, rows = sweep("defense=none", "fresh=true")
     assert [row["state"] for row in rows] == ["finished"]
-    assert sorted(name.endswith(".previous-1") for name in runs(tmp_path)) == [False, True]
+    places = [path.parent.name for path in tmp_path.glob("o/*/*/summary.json")]
+    assert sorted(name.endswith(".previous-1") for name in places) == [False, True]
 
 
 def test_a_finished_cell_whose_weights_changed_is_not_passed_off_as_done(sweep, tmp_path):
@@ -248,7 +249,7 @@ def test_a_signal_stops_once_and_what_comes_late_is_passed_on():
     assert stop.value.number == signal.SIGTERM
     with stopping_on_signals() as outer:
         with stopping_on_signals() as inner:
-            inner.closing = True  # results are being written
+            inner.deferred = True  # results are being written
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.01)
         with pytest.raises(Requeue):

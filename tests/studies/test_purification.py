@@ -348,8 +348,6 @@ def test_the_command_leaves_a_table_and_a_page_and_goes_on(tmp_path, mini_cache,
     report_command([str(folder)])
     assert (folder / "report.html").read_text() == page
     config.fresh = True
-    (folder / ".hydra").mkdir()
-    (folder / "run.log").touch()
     run(config)
     assert (tmp_path / "run.previous-1" / "study.csv").is_file()
     assert (folder / "study.csv").is_file()

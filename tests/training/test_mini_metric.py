@@ -88,7 +88,7 @@ def test_the_fit_writes_weights_that_load_and_have_the_figures_it_told(tmp_path,
         config = compose("train", [*given, f"paths.outputs={tmp_path}"], return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     config.paths.run = str(tmp_path)
-    fit_metric(config)
+    fit_metric(config, tmp_path)
     assert f"weights: {tmp_path}" in capsys.readouterr().out
     told = re.search(r"five test photographs \| (\S+) \(PLCC (\S+)\)", (tmp_path / "figures.md").read_text())
     assert told is not None

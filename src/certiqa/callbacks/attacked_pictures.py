@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ from torch import Tensor
 
 from certiqa.callbacks.gallery import save_picture
 from certiqa.errors import UserError
+from certiqa.evaluation.gallery import read_gallery, write_gallery
 from certiqa.evaluation.records import plain
 from certiqa.metrics import QualityMetric
 from certiqa.storage.csv_cells import safe_cell
-from certiqa.storage.files import write_aside
 
 
 def show(
@@ -32,8 +31,7 @@ def show(
         attacked: the same, attacked.
         facts: "image_id" and "attack" of each.
     """
-    path = folder / "gallery.json"
-    entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    entries = read_gallery(folder)
     places = {row["image_id"]: place for place, row in enumerate(facts)}
     for number, entry in enumerate(entries):
         place = places.get(entry["image_id"])
@@ -49,8 +47,7 @@ def show(
             save_picture(folder / file, shown)
             entry["panels"].append({"label": name, "file": file, "score": value})
     if entries:
-        with write_aside(path) as partial:
-            partial.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+        write_gallery(folder, entries)
 
 
 def save(folder: Path, image: Tensor, label: str, image_id: str) -> str:

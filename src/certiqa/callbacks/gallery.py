@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from certiqa.defenses import MedianSmoothing, purified_images
 from certiqa.evaluation.failing import one_by_one
+from certiqa.evaluation.gallery import read_gallery, write_gallery
 from certiqa.evaluation.records import plain
 from certiqa.storage.files import write_aside
 from certiqa.training import DefenseModule
@@ -56,8 +56,7 @@ class Gallery(pl.Callback):
         assert isinstance(pl_module, DefenseModule)
         if not self._chosen:
             return
-        path = self.folder / "gallery.json"
-        entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        entries = read_gallery(self.folder)
         have = {entry["image_id"] for entry in entries}
         for row, name in enumerate(batch["image_id"]):
             if name not in self._chosen or name in have or row in outputs["raised"]:
@@ -71,8 +70,7 @@ class Gallery(pl.Callback):
             entry["score_clean"] = panels[0][2]
             entries.append(entry)
         if len(entries) > len(have):
-            with write_aside(path) as partial:
-                partial.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+            write_gallery(self.folder, entries)
 
 
 @torch.no_grad()
@@ -100,4 +98,5 @@ def save_picture(path: Path, image: Tensor) -> None:
     """Write an image ``(3, H, W)`` in [0, 1] as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = (image.permute(1, 2, 0) * 255).round().byte().cpu().numpy()
-    Image.fromarray(pixels).save(path)
+    with write_aside(path, durable=False) as partial:
+        Image.fromarray(pixels).save(partial, "png")

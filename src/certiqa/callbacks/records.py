@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from certiqa.data.images import ImageDataset
 from certiqa.defenses import MedianSmoothing, reported_scores
 from certiqa.evaluation.failing import one_by_one, refused, why
 from certiqa.evaluation.records import RecordStore, plain
@@ -55,16 +56,20 @@ class Records(pl.Callback):
         """Open the records of this rank; refuses those made with other weights, images, opinion scores or config."""
         assert isinstance(pl_module, DefenseModule)
         images = trainer.datamodule.test_set  # type: ignore[attr-defined]
-        own = {f"callbacks.recorder.{key}": value for key, value in self.settings(pl_module).items()}
-        identity = (self.identity or own) | {
-            "weights": fingerprint(pl_module.defense),
-            "data": images.fingerprint,
-            "device": pl_module.device.type,  # each type of device has noise of its own
-        }
+        identity = self.identity_of(pl_module, images, pl_module.device)
         self._store = RecordStore(
             self.folder, trainer.global_rank, identity, images=images.digests(), radii=self.recorded_radii
         )
         trainer.strategy.barrier("records opened")  # no rank writes before the first has looked at what is there
+
+    def identity_of(self, module: DefenseModule, images: ImageDataset, device: torch.device) -> dict[str, Any]:
+        """Return everything that decides the numbers of these images on this device."""
+        own = {f"callbacks.recorder.{key}": value for key, value in self.settings(module).items()}
+        return (self.identity or own) | {
+            "weights": fingerprint(module.defense),
+            "data": images.fingerprint,
+            "device": device.type,  # each type of device has noise of its own
+        }
 
     def settings(self, module: DefenseModule) -> dict[str, Any]:
         """Return what decides the numbers beside weights and data; here, how a smoothed defense draws."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
@@ -18,9 +17,10 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from certiqa.console import plain_console
 from certiqa.errors import UserError, first_line, suggest
+from certiqa.evaluation.gallery import read_gallery
 from certiqa.evaluation.records import read_records
 from certiqa.evaluation.tracked import RADIUS, attack_rows, flat_summary, radius_curves, record_rows
-from certiqa.storage.files import write_aside
+from certiqa.storage.files import DamagedFileError, read_json, write_json
 
 log = logging.getLogger(__name__)
 MODES = ("online", "offline", "disabled")
@@ -236,12 +236,10 @@ class WandbTracker(WandbLogger):
     def _pictures(self) -> list[Any]:
         import wandb
 
-        path = self.folder / "gallery.json"
-        entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
         pictures = []
-        for entry in entries:
+        for entry in read_gallery(self.folder):
             for panel in entry["panels"]:
-                score = "" if panel["score"] is None else f", score {panel['score']:.4g}"
+                score = "" if panel.get("score") is None else f", score {panel['score']:.4g}"
                 caption = f"{entry['image_id']}, {panel['label']}{score}"
                 pictures.append(wandb.Image(str(self.folder / panel["file"]), caption=caption))
         return pictures
@@ -301,12 +299,17 @@ class WandbTracker(WandbLogger):
         return os.path.relpath(os.path.realpath(sync_dir), self.folder.resolve())
 
     def _state(self) -> dict[str, Any]:
-        path = self.folder / STATE
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            state = read_json(self.folder / STATE, dict) or {}
+        except DamagedFileError as error:
+            log.warning("%s; the run goes on in a W&B run of its own", error)
+            state = {}
+        unsent = state.get("unsent")
+        known = {"id": state["id"]} if isinstance(state.get("id"), str) else {}
+        return {**known, "unsent": [str(name) for name in unsent] if isinstance(unsent, list) else []}
 
-    def _write_state(self, state: Mapping[str, Any]) -> None:
-        with write_aside(self.folder / STATE) as partial:
-            partial.write_text(json.dumps(state, indent=1), encoding="utf-8")
+    def _write_state(self, state: dict[str, Any]) -> None:
+        write_json(self.folder / STATE, state)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:

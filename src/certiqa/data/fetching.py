@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from certiqa.errors import UserError
 from certiqa.storage.archives import RefusedError, extract
 from certiqa.storage.cache import cache_root
 from certiqa.storage.fetch import fetch
-from certiqa.storage.files import sha256, write_aside
+from certiqa.storage.files import DamagedFileError, read_json, sha256, write_json
 
 MEMORY = ".certiqa-fetched.json"
 """Beside the data: which file each part came from, its digest, and the bytes of what it brought."""
@@ -52,10 +51,14 @@ def fetch_source(
 def remembered(root: Path) -> dict[str, dict[str, Any]]:
     """Return what is remembered of the parts fetched to a folder; empty if nothing is."""
     try:
-        found = json.loads((root / MEMORY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(root / MEMORY, dict) or {}
+    except DamagedFileError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return {name: facts for name, facts in found.items() if _is_memory(facts)}
+
+
+def _is_memory(facts: Any) -> bool:
+    return isinstance(facts, dict) and isinstance(facts.get("files"), dict)
 
 
 def _fetch_part(part: Part, root: Path, downloads: Path, *, keep: bool) -> str:
@@ -69,8 +72,7 @@ def _fetch_part(part: Part, root: Path, downloads: Path, *, keep: bool) -> str:
         root.mkdir(parents=True, exist_ok=True)
         found = _bring(part, file, root)
         memory = remembered(root) | {part.name: {"url": part.url, "sha256": digest, "files": found}}
-        with write_aside(root / MEMORY) as partial:
-            partial.write_text(json.dumps(memory), encoding="utf-8")
+        write_json(root / MEMORY, memory)
         if not keep:
             file.unlink()
     except OSError as error:

@@ -138,6 +138,9 @@ class GuardedTask:
             return self.task(config)
         except Exception as error:
             message = tell(error, self.wants_traceback)
+            from certiqa.entry.admission import begin_log_of_failure
+
+            begin_log_of_failure()
             log.error("%s", message)
             raise JobFailedError(message) from None
 

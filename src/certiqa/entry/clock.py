@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -10,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from certiqa.evaluation.summary import read_summary
-from certiqa.storage.files import write_aside
+from certiqa.evaluation.summary import sound_summary
+from certiqa.reports.tables import value_of
+from certiqa.storage.files import DamagedFileError, read_json, write_json
 
 CLOCK = "running_time.json"
 
@@ -29,7 +29,7 @@ class Clock:
         self.path = folder / CLOCK
         self.config_hash = config_hash
         kept = self._read() or self._of_summary()
-        self.before = {key: float(kept.get(key) or 0.0) for key in ("seconds", "seconds_training")}
+        self.before = {key: value_of(kept, key) or 0.0 for key in ("seconds", "seconds_training")}
         self.started = self.train_started = time.monotonic()
         self.is_training = False
         self._ended = threading.Event()
@@ -37,14 +37,14 @@ class Clock:
 
     def _read(self) -> dict[str, Any]:
         try:
-            kept = json.loads(self.path.read_text(encoding="utf-8"))
-            return kept if kept["config_hash"] == self.config_hash else {}
-        except (OSError, ValueError, TypeError, KeyError):
+            kept = read_json(self.path, dict) or {}
+        except DamagedFileError:
             return {}
+        return kept if kept.get("config_hash") == self.config_hash else {}
 
     def _of_summary(self) -> dict[str, Any]:
         """Return what the summary says, where an older version of certiqa has left no file of its own."""
-        summary = read_summary(self.path.parent) or {}
+        summary = sound_summary(self.path.parent)
         return summary if summary.get("config_hash") == self.config_hash else {}
 
     @property
@@ -86,5 +86,4 @@ class Clock:
     def write(self) -> None:
         """Write the time so far."""
         content = {"config_hash": self.config_hash, "seconds": self.seconds, "seconds_training": self.seconds_training}
-        with write_aside(self.path, durable=False) as partial:
-            partial.write_text(json.dumps(content), encoding="utf-8")
+        write_json(self.path, content, durable=False)

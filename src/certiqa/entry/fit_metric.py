@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from certiqa.console import plain_console
-from certiqa.entry.build import build, run_folder
+from certiqa.entry.admission import take
+from certiqa.entry.build import build
 from certiqa.entry.composing import with_home
+from certiqa.storage.files import write_aside
 from certiqa.training.mini_metric import MetricFit
 
 
-def fit_metric(config: DictConfig) -> None:
+def fit_metric(config: DictConfig, folder: Path) -> None:
     """Fit the head, print the figures, and write them beside the weights as the model card's table."""
     fit = build(config.metric_fit)
     assert isinstance(fit, MetricFit)
     table = describe_fit(fit)
-    folder = run_folder(config)
-    (folder / "figures.md").write_text(table, encoding="utf-8")
+    take(folder, config)
+    with write_aside(folder / "figures.md") as partial:
+        partial.write_text(table, encoding="utf-8")
     console = plain_console()
     console.print(table)
     console.print(f"weights: {with_home(config.metric_fit.path)}", soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from certiqa.entry.starting_over import LOCK
 from certiqa.errors import UserError
-from certiqa.evaluation.summary import read_summary
-
-LOCK = "run.lock"
+from certiqa.evaluation.summary import sound_summary
 
 
 @contextmanager
@@ -45,50 +43,8 @@ def shown(path: Path) -> str:
         return str(path)
 
 
-def move_aside(folder: Path) -> Path | None:
-    """Move a whole run to ``<folder>.previous-N`` before a job of a sweep starts it over; None if there is none."""
-    if not folder.is_dir():
-        return None
-    with locked(folder):
-        target = free_name(folder)
-        try:
-            folder.rename(target)
-        except OSError as error:
-            raise UserError(f"cannot set '{folder}' aside as '{target}': {error}; move it away by hand") from error
-    return target
-
-
-def free_name(folder: Path) -> Path:
-    """Return the first ``<folder>.previous-N`` that is free."""
-    number = 1
-    while (target := folder.with_name(f"{folder.name}.previous-{number}")).exists():
-        number += 1
-    return target
-
-
-def set_aside(folder: Path) -> Path | None:
-    """Move an earlier run's results out of ``folder`` to ``<folder>.previous-N``; None if there were none.
-
-    Hydra has already opened ``.hydra`` and ``run.log`` in it, so those are copied.
-    """
-    shared = {".hydra", "run.log", LOCK}
-    contents = [path for path in folder.iterdir() if path.name not in shared]
-    if not contents:
-        return None
-    target = free_name(folder)
-    try:
-        target.mkdir()
-        for path in contents:
-            shutil.move(path, target / path.name)
-        shutil.copytree(folder / ".hydra", target / ".hydra", dirs_exist_ok=True)
-        shutil.copy2(folder / "run.log", target / "run.log")
-    except OSError as error:
-        raise UserError(f"cannot set '{folder}' aside as '{target}': {error}; move it away by hand") from error
-    return target
-
-
 def finished_summary(folder: Path, config_hash: str) -> dict[str, Any] | None:
     """Return the summary of a finished run of this config, None where the run has to go on."""
-    summary = read_summary(folder)
-    finished = summary is not None and summary.get("status") == "finished"
-    return summary if finished and summary and summary.get("config_hash") == config_hash else None
+    summary = sound_summary(folder)
+    finished = summary.get("status") == "finished"
+    return summary if finished and summary.get("config_hash") == config_hash else None

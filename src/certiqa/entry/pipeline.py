@@ -8,7 +8,6 @@ import shlex
 import shutil
 import sys
 import time
-import warnings
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -26,10 +25,7 @@ from certiqa.certification.planning import plan_certification
 from certiqa.console import plain_console
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing, undefended
-from certiqa.defenses.purifiers.diffusion import Diffpure
-from certiqa.defenses.purifiers.fcn import save_filter
-from certiqa.denoisers import save_denoiser
-from certiqa.denoisers.colour_filter import ColourFilter
+from certiqa.entry.admission import refuse_other_run, take
 from certiqa.entry.agreement import check_built, check_options, trained_parts
 from certiqa.entry.build import (
     build,
@@ -48,17 +44,28 @@ from certiqa.entry.checks import check_seed
 from certiqa.entry.clock import Clock
 from certiqa.entry.finished import finished_as_given, parts_used, require_whole
 from certiqa.entry.fit_metric import fit_metric
-from certiqa.entry.folder import locked, set_aside, shown
+from certiqa.entry.folder import locked, shown
 from certiqa.entry.given import GIVEN_FILES
 from certiqa.entry.identity import config_hash, flat_identity
 from certiqa.entry.inputs import inputs_of, keep_inputs, read_inputs, refuse_changes
 from certiqa.entry.limits import refuse_limits
+from certiqa.entry.log import begin_logs, quiet_lightning
 from certiqa.entry.preemption import Preemption, stopping_on_signals
 from certiqa.entry.purification import run_study
-from certiqa.entry.resuming import continue_curves, newest_checkpoint, set_curves_aside, set_damaged_aside
+from certiqa.entry.resuming import (
+    Resumption,
+    continue_curves,
+    newest_checkpoint,
+    set_curves_aside,
+    set_damaged_aside,
+)
+from certiqa.entry.starting_over import check_own
 from certiqa.entry.tracking import build_loggers, closing_loggers, publish, start_tracking
+from certiqa.entry.trained import keep_weights
 from certiqa.errors import UserError, suggest
 from certiqa.evaluation import RecordStore, summarise, write_summary
+from certiqa.evaluation.identity import OtherRunError
+from certiqa.evaluation.records import check_records
 from certiqa.evaluation.summary import finite
 from certiqa.metrics import QualityMetric
 from certiqa.metrics.weights import fingerprint
@@ -69,6 +76,8 @@ from certiqa.training.corruption import ATTACKED
 
 log = logging.getLogger(__name__)
 console = plain_console()
+STUDIES = {"mini_metric": fit_metric, "purification": run_study}
+"""Tasks that are no runs of one defense."""
 
 
 @closing_loggers()
@@ -76,26 +85,26 @@ def run(config: DictConfig) -> float | None:
     """Run one job of ``train.py`` or ``evaluate.py`` in its folder; returns what ``optimise`` asks for."""
     check_seed(config)
     refuse_limits(config.trainer)
-    if config.task == "mini_metric":
-        with stopping_on_signals():
-            fit_metric(config)
-        return None
     folder = run_folder(config)
-    if config.task == "purification":
-        with locked(folder), stopping_on_signals():
-            run_study(config)
-        return None
-    check_options(config)
     first_rank = not getattr(rank_zero_only, "rank", None)
+    if config.fresh:
+        check_own(folder)
+    else:
+        refuse_other_run(folder, config)
     with locked(folder) if first_rank else nullcontext(), stopping_on_signals() as preemption:
+        if config.task in STUDIES:
+            STUDIES[config.task](config, folder)
+            return None
+        check_options(config)
         return run_in_folder(config, folder, first_rank, preemption)
 
 
 def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption: Preemption) -> float | None:
-    """Run the job; returns the figure that ``optimise`` names, None without one."""
-    if first_rank and config.fresh and (kept := set_aside(folder)):
-        console.print(f"starting over; the earlier run is kept in {kept}", soft_wrap=True)
-    if done := finished_as_given(folder, config):
+    """Run the job; returns the figure that ``optimise`` names, None without one.
+
+    Nothing is written, and with ``fresh`` nothing moved, before all is built and the folder is known to be this run's.
+    """
+    if not config.fresh and (done := finished_as_given(folder, config)):
         console.print(f"this run is finished already (fresh=true starts over): {folder}", soft_wrap=True)
         print_summary(done)
         return optimised(config, done)
@@ -120,20 +129,28 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
     attack = build_attack(config)
     check_contract(metric, data.test_set.sizes(), [attack] if attack else [], module.objective)
     inputs = inputs_of(config, data, parts_used(config, module, callbacks))
-    refuse_changes(folder, config, read_inputs(folder), inputs)
+    if not config.fresh:
+        refuse_changes(folder, config, read_inputs(folder), inputs)
     facts[GIVEN_FILES] = inputs[GIVEN_FILES]
-    if first_rank:
-        keep_inputs(folder, inputs)
-    if first_rank and module.objective is not None:
-        set_curves_aside(folder)
     trainer = build_trainer(config, callbacks, build_loggers(config))
     check_shares(trainer, data)
     data.test_set.sizes_or_none()  # an image that cannot be read or scored stops the run here or nowhere
     if first_rank and isinstance(recorder, Certification):
         announce(recorder, defense, data)
     if first_rank:
+        if not config.fresh:
+            identity = recorder.identity_of(module, data.test_set, trainer.strategy.root_device)
+            untrained = {"weights"} if module.objective else set()
+            check_records(folder, identity, data.test_set.digests(), unknown=untrained)
+        if kept := take(folder, config):
+            console.print(f"starting over; the earlier run is kept in {kept}", soft_wrap=True)
+        keep_inputs(folder, inputs)
+        if module.objective is not None:
+            set_curves_aside(folder)
         start_tracking(trainer, config)
-    status, tested = "failed", None
+    else:
+        begin_logs()
+    status, tested, refused = "failed", None, False
     clock = Clock(folder, config_hash(config))
     facts["device"] = name_of_device(trainer.strategy.root_device)
     if first_rank:
@@ -141,7 +158,7 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
     try:
         if module.objective is not None:
             with clock.training():
-                train(trainer, module, data, folder)
+                train(trainer, module, data, folder, fresh=config.fresh)
             if first_rank:
                 added = [note for note in data.train_set.notes if note not in facts["data_notes"]]
                 facts["data_notes"] += added
@@ -155,6 +172,9 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
             if first_rank:
                 require_whole(folder, data, recorder, callbacks)
         status = "finished"
+    except OtherRunError:
+        refused = True
+        raise
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning turns Ctrl-C into SystemExit
         status = "interrupted"
@@ -165,7 +185,7 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
         facts |= {"status": status, "seconds": round(clock.seconds, 1)}
         recorded = recorder.num_recorded * trainer.world_size  # images are shared out evenly
         facts["images_per_second"] = recorded / (time.monotonic() - tested) if tested and recorded else None
-        summary = finish(folder, defense, config, facts, callbacks) if first_rank else {}
+        summary = finish(folder, defense, config, facts, callbacks) if first_rank and not refused else {}
     if not first_rank:
         return None
     print_summary(summary)
@@ -230,9 +250,12 @@ def announce(recorder: Certification, defense: QualityMetric, data: QualityDataM
     console.print(headline(plan), soft_wrap=True)
 
 
-def train(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule, folder: Path) -> None:
+def train(
+    trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule, folder: Path, *, fresh: bool = False
+) -> None:
     """Train the denoiser or purifier, from the last checkpoint if there is one, and keep its weights."""
-    start, damaged = newest_checkpoint(folder, module.denoiser.state_dict())
+    # of an earlier run that the first rank moves aside another may still see the checkpoint
+    start, damaged = (Resumption(), []) if fresh else newest_checkpoint(folder, module.denoiser.state_dict())
     if trainer.is_global_zero:
         for told in set_damaged_aside(damaged):
             place = f"step {start.steps}" if start.checkpoint else "the beginning"
@@ -255,20 +278,6 @@ def train(trainer: pl.Trainer, module: DefenseModule, data: QualityDataModule, f
     if trainer.is_global_zero:
         keep_weights(module, folder / "checkpoints", notes)
         shutil.rmtree(folder / ATTACKED, ignore_errors=True)
-
-
-def keep_weights(module: DefenseModule, folder: Path, notes: dict[str, str]) -> None:
-    """Write what was trained: a denoiser's or colour filter's safetensors, or a diffusers folder."""
-    purifier = getattr(module.defense, "purifier", None)
-    if isinstance(purifier, Diffpure):
-        purifier.save(folder / "diffusion")
-    elif isinstance(module.denoiser, ColourFilter):
-        attack = getattr(getattr(module.corruption, "attack", None), "name", "none")
-        save_filter(module.denoiser, folder / "purifier.safetensors", notes | {"attack": attack})
-    else:
-        low, high = module.sigma_range
-        path = folder / "denoiser.safetensors"
-        save_denoiser(module.denoiser, path, sigma=low if low == high else (low, high), notes=notes)
 
 
 def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule) -> dict[str, Any]:
@@ -326,21 +335,3 @@ def finish(
         log.warning("no report: %s", error)
     publish(summary)
     return summary
-
-
-def quiet_lightning() -> None:
-    """Keep Lightning's tips and device notes in the log file: the terminal shows progress and results."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities", "lightning_fabric"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-    for harmless in (
-        "You're resuming from a checkpoint that ended before the epoch ended",  # the loader goes on at its batch
-        "Found .* module.* in eval mode at the start of training",  # the frozen metric is meant to be
-        ".*does not have many workers",
-        "Experiment logs directory .* exists and is not empty",  # curves of an unfinished run are set aside first
-        ".*isinstance.treespec, LeafSpec.*",
-        "Starting from v1.9.0, `tensorboardX`",
-        "The `srun` command is available on your system but is not used",
-    ):
-        warnings.filterwarnings("ignore", harmless)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import seed_everything
 from rich.console import Console
@@ -15,11 +16,12 @@ from certiqa.attacks import Attack
 from certiqa.console import plain_column, plain_console
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.data.images import ImageDataset
-from certiqa.entry.build import build, build_metric, check_contract, chosen_device, number, refuse_untrained, run_folder
+from certiqa.entry.admission import take
+from certiqa.entry.build import build, build_metric, check_contract, chosen_device, number, refuse_untrained
 from certiqa.entry.clock import Clock
 from certiqa.entry.composing import with_home
 from certiqa.entry.finished import finished_as_given
-from certiqa.entry.folder import set_aside, shown
+from certiqa.entry.folder import shown
 from certiqa.entry.given import GIVEN_FILES
 from certiqa.entry.identity import config_hash, public_config
 from certiqa.entry.inputs import inputs_of, keep_inputs, read_inputs, refuse_changes
@@ -28,28 +30,36 @@ from certiqa.evaluation import write_summary
 from certiqa.metrics import QualityMetric
 from certiqa.reports.study import print_study, read_study, write_study_report
 from certiqa.storage.csv_cells import safe_cell
-from certiqa.storage.files import write_aside
+from certiqa.storage.files import sha256, write_aside, write_json
 from certiqa.studies import PurificationStudy, study_figures
 from certiqa.studies.figures import best_strengths
 
+log = logging.getLogger(__name__)
 
-def run_study(config: DictConfig) -> None:
+
+def run_study(config: DictConfig, folder: Path) -> None:
     """Run the study in its folder; finished parts are not run again, and a finished study is only reported."""
     console = plain_console()
-    folder = run_folder(config)
-    if config.fresh and (kept := set_aside(folder)):
-        console.print(f"starting over; the earlier study is kept in {kept}", soft_wrap=True)
-    if finished_as_given(folder, config):
+    if not config.fresh and finished_as_given(folder, config) and (found := finished_study(folder)):
         console.print(f"this study is finished already (fresh=true starts over): {folder}", soft_wrap=True)
     else:
+        seed_everything(config.seed, verbose=False)
+        study = build_study(config)
+        metric = build_metric(config).to(chosen_device(config))
         data: QualityDataModule = build(config.data)
+        data.setup("test")
+        check_contract(metric, data.test_set.sizes(), study.attacks.values())
+        study.leave_out(metric, data.test_set.sizes())
         inputs = inputs_of(config, data, ["test"])
-        refuse_changes(folder, config, read_inputs(folder), inputs)
+        if not config.fresh:
+            refuse_changes(folder, config, read_inputs(folder), inputs)
+        if kept := take(folder, config):
+            console.print(f"starting over; the earlier study is kept in {kept}", soft_wrap=True)
         keep_inputs(folder, inputs)
         status, clock = "failed", Clock(folder, config_hash(config))
         clock.start()
         try:
-            facts = make_study(config, data, folder, console)
+            facts = make_study(config, folder, console, study, metric, data)
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -59,20 +69,30 @@ def run_study(config: DictConfig) -> None:
             known = facts if status == "finished" else {"name": config.name}
             known |= {"status": status, "seconds": round(clock.seconds, 1), GIVEN_FILES: inputs[GIVEN_FILES]}
             write_summary(folder, {"task": config.task, "config_hash": config_hash(config), **known})
-    figures, facts = read_study(folder)
-    print_study(figures, facts, console)
+        found = read_study(folder)
+    print_study(*found, console)
     console.print(f"report: {shown(write_study_report(folder))}", soft_wrap=True)
 
 
-def make_study(config: DictConfig, data: QualityDataModule, folder: Path, console: Console) -> dict[str, Any]:
+def finished_study(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+    """Return the figures and facts of a finished study, None where they are damaged and have to be made again."""
+    try:
+        return read_study(folder)
+    except UserError as error:
+        log.warning("%s", error)
+        return None
+
+
+def make_study(
+    config: DictConfig,
+    folder: Path,
+    console: Console,
+    study: PurificationStudy,
+    metric: QualityMetric,
+    data: QualityDataModule,
+) -> dict[str, Any]:
     """Run what is missing, write its tables, and return what a reader must know."""
-    seed_everything(config.seed, verbose=False)
-    study = build_study(config)
-    metric = build_metric(config).to(chosen_device(config))
-    data.setup("test")
     images = data.test_set
-    check_contract(metric, images.sizes(), study.attacks.values())
-    study.leave_out(metric, images.sizes())
     if study.unavailable:
         names = ", ".join(study.unavailable)
         console.print(f"weights not available: {names}; give study.purifiers.NAME.weights=PATH", style="yellow")
@@ -93,7 +113,7 @@ def make_study(config: DictConfig, data: QualityDataModule, folder: Path, consol
         records.to_parquet(partial, index=False)
     with write_aside(folder / "study.csv") as partial:
         figures.map(safe_cell).to_csv(partial, index=False)
-    facts = describe(config, study, metric, images, best)
+    facts = describe(config, study, metric, images, best) | {"figures": sha256(folder / "study.csv")}
     facts["num_images"] = int(records["image_id"].nunique())
     if skipped := len(images) - facts["num_images"]:
         facts["num_skipped"] = skipped
@@ -102,8 +122,7 @@ def make_study(config: DictConfig, data: QualityDataModule, folder: Path, consol
         chosen = [cell for cell in study.cells if best[cell.purifier] == cell.strength]
         attack = next(iter(study.attacks))
         facts["gallery"] = study.gallery(metric, loader, chosen, folder, attack, images.fingerprint)
-    with write_aside(folder / "study.json") as partial:
-        partial.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    write_json(folder / "study.json", facts)
     return facts
 
 

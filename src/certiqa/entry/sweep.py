@@ -25,7 +25,7 @@ from certiqa.entry.composing import as_in_its_job, key_of, typed_options
 from certiqa.entry.identity import NOT_SEMANTIC, SWEEP, config_hash, flat_identity
 from certiqa.errors import UserError, first_line, headline
 from certiqa.storage.csv_cells import safe_cell
-from certiqa.storage.files import write_aside
+from certiqa.storage.files import DamagedFileError, read_json, write_aside, write_json
 
 FINISHED, FAILED, INTERRUPTED, RUNNING, WAITING = "finished", "failed", "interrupted", "running", "not started"
 COLUMNS = ("cell", "state", "folder", "log", "note")
@@ -96,8 +96,10 @@ class Sweep:
         A cell that is finished is only reported, one that occurs twice is run once, and one that was run with other
         settings before is said to be new.
         """
+        from certiqa.entry.admission import refuse_other_run
         from certiqa.entry.finished import finished_as_given
-        from certiqa.entry.folder import move_aside
+        from certiqa.entry.folder import locked
+        from certiqa.entry.starting_over import check_own, set_aside
 
         jobs, wrong, finished = [], [], set()
         for place, overrides in enumerate(job_overrides):
@@ -107,9 +109,13 @@ class Sweep:
             try:
                 with as_in_its_job(config) as folder:
                     check_job(config)
-                    check_place(folder, config)
-                    if not config.get("fresh") and finished_as_given(folder, config):
-                        finished.add(str(folder))
+                    check_name(folder)
+                    if config.get("fresh"):
+                        check_own(folder)
+                    else:
+                        refuse_other_run(folder, config)
+                        if finished_as_given(folder, config):
+                            finished.add(str(folder))
                     identity = config_hash(config), flat_identity(config)
             except Exception as error:
                 wrong.append(f"{label}: {reason(error)}")
@@ -132,8 +138,10 @@ class Sweep:
             if job.config.get("fresh"):
                 job.config.fresh = False
                 overrides = (*(o for o in overrides if key_of(o) != "fresh"), "fresh=false")
-                if kept := move_aside(Path(cell.folder)):
-                    cell.note = f"starting over; the earlier run is kept in {kept}"
+                if Path(cell.folder).is_dir():
+                    with locked(Path(cell.folder)):
+                        kept = set_aside(Path(cell.folder))
+                    cell.note = f"starting over; the earlier run is kept in {kept}" if kept else ""
             if cell.folder in finished:
                 cell.state, cell.note = FINISHED, "was finished already"
             else:
@@ -167,15 +175,12 @@ class Sweep:
 
     def _change_since(self, cell: Cell) -> str | None:
         """Return what differs from a cell of the same label of an earlier sweep; None if there is none."""
+        from certiqa.evaluation.identity import differences
+
         same = [other for other in self.earlier if other.label == cell.label]
         if not same or any(other.config_hash == cell.config_hash for other in same):
             return None
-        then, now = same[-1].identity, json.loads(json.dumps(cell.identity, default=str))
-        changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
-        # of settings that follow one another (sigma, defense.sigma) the shortest says it
-        changed.sort(key=lambda key: (key.count("."), key))
-        named = "; ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed[:3])
-        return named + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+        return differences(same[-1].identity, cell.identity, most=3)
 
     def known_job(self, cell: Cell) -> Cell | None:
         """Return what an earlier sweep, or this one before, knows of the cell's job at the scheduler."""
@@ -192,11 +197,11 @@ class Sweep:
 
     def figure(self, cell: Cell, key: str | None) -> float | None:
         """Return a figure of a finished cell's summary, None without a key or before it is finished."""
-        from certiqa.evaluation.summary import read_summary
+        from certiqa.evaluation.summary import sound_summary
 
         if key is None or cell.state != FINISHED:
             return None
-        value = (read_summary(cell.folder) or {}).get(key)
+        value = sound_summary(cell.folder).get(key)
         return None if value is None else float(value)
 
     def write(self) -> None:
@@ -205,9 +210,8 @@ class Sweep:
         for cell in self.cells:
             twin = next(other for other in self.cells if other.config_hash == cell.config_hash)
             cell.state = twin.state
-        with write_aside(self.folder / "sweep.json", durable=False) as partial:
-            content = {"task": self.task, "arguments": sys.argv[1:], "cells": [asdict(cell) for cell in self.cells]}
-            partial.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+        content = {"task": self.task, "arguments": sys.argv[1:], "cells": [asdict(cell) for cell in self.cells]}
+        write_json(self.folder / "sweep.json", content, durable=False, default=str)
         with (
             write_aside(self.folder / "table.csv", durable=False) as partial,
             partial.open("w", newline="", encoding="utf-8") as file,
@@ -270,22 +274,14 @@ def fixed_keys(typed: Sequence[str]) -> set[str]:
     return {override.get_key_element().lstrip("+~") for override in overrides if not override.is_sweep_override()}
 
 
-def check_place(folder: Path, config: DictConfig) -> None:
-    """Raise UserError where a cell's folder cannot be, or holds another run: ``hydra.sweep.subdir`` is the user's."""
-    from certiqa.evaluation.summary import read_summary
-
+def check_name(folder: Path) -> None:
+    """Raise UserError where a cell's folder has a name that no folder may have."""
     for name in folder.parts:
         if len(os.fsencode(name)) > 255:
             raise UserError(
                 f"no folder's name may take more than 255 bytes, but this is the run's: '{name}'; "
                 "leave hydra.sweep.subdir as it is, or shorten name=..."
             )
-    there = None if config.get("fresh") else (read_summary(folder) or {}).get("config_hash")
-    if there not in (None, config_hash(config)):
-        raise UserError(
-            f"the folder '{folder}' holds another run; leave hydra.sweep.subdir as it is, or set fresh=true to start "
-            "over (the old results are kept aside)"
-        )
 
 
 def sweep_hash(config: DictConfig) -> str:
@@ -310,9 +306,14 @@ def earlier_cells(folder: Path, task: str) -> list[Cell]:
     cells = []
     for path in sorted(folder.glob("*/sweep.json"), key=lambda path: path.stat().st_mtime):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, dict) or {}
             found = [Cell(**row) for row in content["cells"]] if content["task"] == task else []
-        except (ValueError, TypeError, KeyError) as error:
+            if not all(isinstance(cell.identity, dict) for cell in found):
+                raise TypeError("the identity of a cell is no object")
+        except DamagedFileError as error:
+            print(f"the earlier sweep in '{path}' cannot be read and is passed over ({error.reason})")
+            continue
+        except (TypeError, KeyError) as error:
             print(f"the earlier sweep in '{path}' cannot be read and is passed over ({first_line(error)})")
             continue
         cells += found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import math
 import os
@@ -14,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from certiqa.errors import UserError
+from certiqa.evaluation.identity import OtherRunError, check_identity, write_identity
 from certiqa.evaluation.record_lines import NO_ATTACK, Line, Row, has_radii, read_files, read_lines
 from certiqa.storage.files import write_aside
 from certiqa.storage.sealed import seal
@@ -49,7 +49,7 @@ class RecordStore:
         radii: of every image's certificate, empty without; None where that is not known.
 
     Raises:
-        UserError: if the records there were made with another identity or of other images, naming the differences.
+        OtherRunError: if the records there were made with another identity or of other images, naming the differences.
     """
 
     def __init__(
@@ -67,13 +67,12 @@ class RecordStore:
         self.radii = radii
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if identity is not None:
-                self._check_identity({"format": FORMAT, **identity}, write=rank == 0)
+            if identity is not None and not check_records(folder, identity, images) and rank == 0:
+                write_identity(folder, {"format": FORMAT, **identity})
             files = {
                 path: [line for line in lines if line.rows and self._belongs(line.rows)]
                 for path, lines in read_files(folder).items()
             }
-            self._check_images([row for lines in files.values() for line in lines for row in line.rows or ()])
             if rank == 0:
                 for path, lines in files.items():
                     self._keep(path, lines)
@@ -88,17 +87,6 @@ class RecordStore:
         known = self.images is None or rows[0]["image_id"] in self.images
         return known and (self.radii is None or has_radii(rows, self.radii))
 
-    def _check_images(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Raise UserError where an image is another one than the one recorded; old records do not say which it was."""
-        then = {row["image_id"]: row["digest"] for row in rows if row.get("digest") is not None}
-        now = self.images or {}
-        if changed := sorted(name for name in then if now.get(name, then[name]) != then[name]):
-            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            raise UserError(
-                f"the records in '{self.path.parent}' were made of other images: '{changed[0]}'{more} changed since. "
-                "Undo the change, or set fresh=true to start over (the old records are kept aside)"
-            )
-
     def _keep(self, path: Path, lines: Sequence[Line]) -> None:
         """Drop from a file what is not among ``lines``, and log what was more than cut short."""
         before = path.read_bytes()
@@ -109,29 +97,6 @@ class RecordStore:
         if damaged := before.count(b"\n") - len(lines):
             said = "1 damaged record in %s is" if damaged == 1 else f"{damaged} damaged records in %s are"
             log.warning(f"{said} made again", path)
-
-    def _check_identity(self, identity: Mapping[str, Any], *, write: bool) -> None:
-        path = self.folder / "records" / "identity.json"
-        now = json.loads(json.dumps(identity, default=str))
-        if not path.is_file():
-            if read_lines(self.folder):
-                raise UserError(
-                    f"the records in '{path.parent}' do not say how they were made (another version of certiqa wrote "
-                    "them); set fresh=true to start over, the old ones are kept aside"
-                )
-            if write:
-                with write_aside(path) as partial:
-                    partial.write_text(json.dumps(now, indent=1), encoding="utf-8")
-            return
-        then = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
-        if changed:
-            listed = "; ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed[:5])
-            more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-            raise UserError(
-                f"the records in '{path.parent}' were made otherwise: {listed}{more}. Undo the change, or set "
-                "fresh=true to start over (the old records are kept aside)"
-            )
 
     def __contains__(self, image_id: str) -> bool:
         return (image_id, NO_ATTACK) in self._done
@@ -147,7 +112,8 @@ class RecordStore:
             UserError: the disk refuses, or the image's file changed while the run went on.
         """
         rows = [{"attack": NO_ATTACK, **row} for row in rows]
-        self._check_images(rows)
+        if said := changed_images(self.folder, rows, self.images):
+            raise UserError(said)
         try:
             with open(self.path, "ab") as file:
                 file.write(seal(rows) + b"\n")
@@ -162,6 +128,53 @@ class RecordStore:
     def compile(self) -> pd.DataFrame:
         """Merge all ranks into ``records.parquet``, sorted by key, and return the table."""
         return compile_records(self.folder)
+
+
+def check_records(
+    folder: str | Path,
+    identity: Mapping[str, Any],
+    images: Mapping[str, str] | None = None,
+    unknown: Collection[str] = (),
+) -> bool:
+    """Return whether a folder's records are known to be of this identity and these images; False where there are none.
+
+    Args:
+        folder: the run's; nothing in it is changed.
+        identity: everything that decides the numbers, by name.
+        images: digest of the file by image id, as ``RecordStore`` takes them.
+        unknown: names in ``identity`` that cannot be told yet.
+
+    Raises:
+        OtherRunError: they are another run's, or do not say whose.
+    """
+    known = check_identity(folder, {"format": FORMAT, **identity}, unknown)
+    rows = read_lines(folder)
+    place = Path(folder) / "records"
+    if rows and not known:
+        raise OtherRunError(
+            f"the records in '{place}' do not say how they were made (another version of certiqa wrote them); set "
+            "fresh=true to start over, the old ones are kept aside"
+        )
+    if said := changed_images(folder, rows, images):
+        raise OtherRunError(said)
+    return known
+
+
+def changed_images(folder: str | Path, rows: Iterable[Mapping[str, Any]], images: Mapping[str, str] | None) -> str:
+    """Return what to say of rows of other images than those, which have the same ids; empty where there are none.
+
+    Old records do not say which image it was.
+    """
+    then = {row["image_id"]: row["digest"] for row in rows if row.get("digest") is not None}
+    now = images or {}
+    changed = sorted(name for name in then if now.get(name, then[name]) != then[name])
+    if not changed:
+        return ""
+    more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    return (
+        f"the records in '{Path(folder) / 'records'}' were made of other images: '{changed[0]}'{more} changed since. "
+        "Undo the change, or set fresh=true to start over (the old records are kept aside)"
+    )
 
 
 def compile_records(folder: str | Path) -> pd.DataFrame:

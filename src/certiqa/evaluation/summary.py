@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,10 +26,13 @@ from certiqa.evaluation.attacked import summarise_attacks
 from certiqa.evaluation.record_lines import NO_ATTACK
 from certiqa.evaluation.scale import Range, score_to_mos
 from certiqa.metrics import QualityMetric
-from certiqa.storage.files import write_aside
+from certiqa.storage.files import DamagedFileError, read_json, write_json
 
+SUMMARY = "summary.json"
 Number = float | int | None
 CORRELATIONS = ("srocc", "plcc", "krocc", "plcc_logistic")
+
+log = logging.getLogger(__name__)
 
 
 def summarise(
@@ -170,11 +173,22 @@ def finite(value: Any) -> Any:
 
 def write_summary(folder: str | Path, summary: Mapping[str, Any]) -> None:
     """Write ``summary.json`` atomically."""
-    with write_aside(Path(folder) / "summary.json") as partial:
-        partial.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(Path(folder) / SUMMARY, dict(summary), allow_nan=False)
 
 
 def read_summary(folder: str | Path) -> dict[str, Any] | None:
-    """Read a run's summary, None where there is none yet."""
-    path = Path(folder) / "summary.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """Read a run's summary, None where there is none yet; raises DamagedFileError where it cannot be read."""
+    try:
+        return read_json(Path(folder) / SUMMARY, dict)
+    except DamagedFileError as error:
+        again = "run the run's own command again, which writes it anew"
+        raise DamagedFileError(error.path, error.reason, again) from error
+
+
+def sound_summary(folder: str | Path) -> dict[str, Any]:
+    """Return a run's summary; empty where there is none, or where it is damaged and the run has to make it again."""
+    try:
+        return read_summary(folder) or {}
+    except DamagedFileError as error:
+        log.warning("%s is made again: %s", error.path, error.reason)
+        return {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from certiqa.errors import UserError
+from certiqa.evaluation.gallery import read_gallery
 from certiqa.evaluation.record_lines import NO_ATTACK
 from certiqa.evaluation.records import read_records
 from certiqa.evaluation.summary import read_summary
@@ -82,36 +82,30 @@ class Run:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Read a run's folder; raises UserError where neither a summary nor records are found."""
+    """Read a run's folder; raises UserError without a summary and records, or where the summary is damaged."""
     folder = Path(folder)
-    try:
-        summary = read_summary(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read '{folder / 'summary.json'}': {error}; delete it and run the command again"
-        ) from error
+    summary = read_summary(folder)
     try:
         records = read_records(folder)
     except UserError:
         records = pd.DataFrame()
-    if not isinstance(summary, dict) and records.empty:
+    if summary is None and records.empty:
         raise UserError(
             f"no run in '{folder}': it has neither summary.json nor records; give e.g. outputs/train/<name>"
         )
-    if not isinstance(summary, dict):
+    if summary is None:
         summary = {
             "status": "unfinished",
             "name": folder.resolve().name,
             "num_images": records["image_id"].nunique(),
         }
-    gallery = _read(folder / "gallery.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
     config = _read(folder / ".hydra" / "config.yaml", lambda path: path.read_text(encoding="utf-8"))
     return Run(
         folder=folder,
         summary=summary,
         records=records,
         metrics=_curves(folder),
-        gallery=[entry for entry in gallery if isinstance(entry, dict)] if isinstance(gallery, list) else [],
+        gallery=read_gallery(folder),
         config=(config or "")[:CONFIG_SHOWN],
     )
 
@@ -119,7 +113,7 @@ def load_run(folder: str | Path) -> Run:
 def _curves(folder: Path) -> pd.DataFrame:
     """Read the training curves; a run that was interrupted and continued has a file for each part."""
     parts = [_read(path, pd.read_csv, pd.DataFrame()) for path in sorted(folder.glob("metrics*.csv"))]
-    parts = [part for part in parts if "step" in part]
+    parts = [part.apply(pd.to_numeric, errors="coerce").dropna(subset="step") for part in parts if "step" in part]
     return pd.concat(parts).sort_values("step", kind="stable", ignore_index=True) if parts else pd.DataFrame()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,21 @@ from certiqa.reports.html import SCRIPT, picture_uri
 from certiqa.reports.plots import Plot
 from certiqa.reports.tables import NOTHING, SPACE, decimal, percent
 from certiqa.storage.csv_cells import plain_cell
-from certiqa.storage.files import write_aside
+from certiqa.storage.files import DamagedFileError, read_json, sha256, write_aside
 
 Facts = dict[str, Any]
 Rows = list[dict[str, str]]
 UNAVAILABLE = "weights not available"
 INAPPLICABLE = "not applicable"
+KEYS = ("purifier", "strength", "attack", "aim")
+FACTS: dict[str, type] = {
+    **dict.fromkeys(("name", "weights", "metric", "data", "direction", "status"), str),
+    "attacks": dict,
+    "best": dict,
+    "unavailable": list,
+    "pseudo_mos": bool,
+}
+"""What ``study.json`` holds at least."""
 
 
 def number(row: Any, key: str) -> float | None:
@@ -162,11 +170,20 @@ def trade_off(figures: pd.DataFrame, facts: Facts, attack: str, aim: str) -> Plo
 
 
 def read_study(folder: Path) -> tuple[pd.DataFrame, Facts]:
-    """Return the figures and the facts of a finished study; raises UserError where there is none."""
+    """Return the figures and the facts of a finished study; raises UserError where there is none, or a damaged one."""
+    path, table = folder / "study.json", folder / "study.csv"
     try:
-        facts = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        figures = pd.read_csv(folder / "study.csv", keep_default_na=True).map(plain_cell)
-    except (OSError, ValueError) as error:
+        facts = read_json(path, dict)
+        if facts is None:
+            raise FileNotFoundError(f"there is no '{path.name}'")
+        if lacking := [key for key, kind in FACTS.items() if not isinstance(facts.get(key), kind)]:
+            raise ValueError(f"'{path.name}' does not say {', '.join(lacking)}")
+        if facts.get("figures", digest := sha256(table)) != digest:
+            raise ValueError(f"'{table.name}' has changed since it was written")
+        figures = pd.read_csv(table, keep_default_na=True).map(plain_cell)
+        if lacking := [key for key in KEYS if key not in figures]:
+            raise ValueError(f"'{table.name}' has no column {', '.join(lacking)}")
+    except (OSError, ValueError, DamagedFileError) as error:
         raise UserError(f"no finished purification study in '{folder}': {error}; run it again to finish it") from error
     return figures.fillna({"strength": "", "aim": ""}), facts
 

@@ -1,19 +1,84 @@
-"""Files that nobody ever sees half written, what they hash to, and whether there is room for them."""
+"""Files that nobody ever sees half written, state kept as JSON, hashes, and whether there is room on the disk."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from certiqa.console import plain_column, plain_console
-from certiqa.errors import UserError
+from certiqa.errors import UserError, first_line
+
+Shape = TypeVar("Shape", dict[str, Any], list[Any])
+KINDS = {dict: "object", list: "list"}  # as JSON calls them
+
+
+class DamagedFileError(UserError):
+    """A file of this project's own cannot be read: it was cut short, edited, or written by something else.
+
+    Args:
+        path: the file.
+        reason: what is wrong with it.
+        advice: what to do about it.
+    """
+
+    def __init__(
+        self, path: str | Path, reason: object, advice: str = "delete it and run the same command again"
+    ) -> None:
+        super().__init__(f"'{path}' cannot be read ({reason}); {advice}")
+        self.path = Path(path)
+        self.reason = reason
+
+
+def read_json(path: str | Path, shape: type[Shape]) -> Shape | None:
+    """Return the state that ``write_json`` left in a file; None where there is no such file.
+
+    Args:
+        path: the file.
+        shape: ``dict`` or ``list``, as the file was written.
+
+    Raises:
+        DamagedFileError: it is there and cannot be read, is not JSON, or holds something of another shape.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedFileError(path, getattr(error, "strerror", None) or first_line(error)) from error
+    if not isinstance(content, shape):
+        raise DamagedFileError(path, f"it holds no JSON {KINDS[shape]}")
+    return content
+
+
+def write_json(
+    path: str | Path,
+    content: dict[str, Any] | list[Any],
+    *,
+    durable: bool = True,
+    allow_nan: bool = True,
+    default: Callable[[Any], Any] | None = None,
+) -> None:
+    """Write state for ``read_json``, whole or not at all; see ``write_aside``.
+
+    Args:
+        path: the file; its folder must exist.
+        content: what to write.
+        durable: wait for the disk.
+        allow_nan: write NaN and infinities as Python reads them back; False raises ValueError, for other readers.
+        default: turns what JSON does not know into something that it does.
+    """
+    with write_aside(path, durable=durable) as partial:
+        text = json.dumps(content, indent=1, default=default, allow_nan=allow_nan)
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 @contextmanager

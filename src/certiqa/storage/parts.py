@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import requests
 
-from certiqa.storage.files import write_aside
+from certiqa.storage.files import DamagedFileError, read_json, write_json
 
 
 class Part:
@@ -25,10 +24,10 @@ class Part:
     def facts(self) -> dict[str, Any]:
         """What is known of the version that has arrived: url, validator, total, sha256; empty if nothing is."""
         try:
-            facts = json.loads(self.sidecar.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            facts = read_json(self.sidecar, dict) or {}
+        except DamagedFileError:
             return {}
-        return facts if isinstance(facts, dict) and facts.get("url") == self.url else {}
+        return facts if facts.get("url") == self.url else {}
 
     @property
     def have(self) -> int:
@@ -38,8 +37,7 @@ class Part:
     def begin(self, **facts: Any) -> None:
         """Forget what has arrived and note what is coming, in an order that a kill at any point does no harm to."""
         self.drop()
-        with write_aside(self.sidecar) as partial:
-            partial.write_text(json.dumps({"url": self.url, **facts}), encoding="utf-8")
+        write_json(self.sidecar, {"url": self.url, **facts})
 
     def drop(self) -> None:
         """Remove what has arrived."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric
 from certiqa.metrics.weights import fingerprint
-from certiqa.storage.files import write_aside
+from certiqa.storage.files import DamagedFileError, read_json, write_aside
 
 FACTS = ("score_range", "lower_better", "hard_bounds", "backward", "seed")
 """What decides an attack on a metric, defended or not, beside its weights."""
+COMPLETE = "complete"
 
 
 def mark(metric: QualityMetric, data_fingerprint: str, *settings: Any) -> str:
@@ -71,8 +72,33 @@ def file_of(folder: Path, image_id: str) -> Path:
 def keep(folder: Path, ids: Sequence[str], values: Tensor) -> None:
     """Write attacked images, one file each."""
     for image_id, value in zip(ids, values.cpu().numpy(), strict=True):
-        with written(file_of(folder, image_id), durable=False) as partial, open(partial, "wb") as file:
+        with written(file_of(folder, image_id)) as partial, open(partial, "wb") as file:
             np.save(file, value)
+
+
+def is_kept(path: Path) -> bool:
+    """Return whether an attacked image is there, as long as its header says; its pixels are not read."""
+    try:
+        np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError):  # not there, empty, cut short, or no array
+        return False
+    return True
+
+
+def all_kept(folder: Path) -> bool:
+    """Return whether all images of an attack were made and are still there."""
+    try:
+        said = read_json(folder / COMPLETE, dict) or {}
+    except DamagedFileError:  # also of older versions, which left it empty
+        return False
+    kept = [path for path in folder.glob("*.npy") if is_kept(path)]
+    return len(kept) == said.get("num_images")
+
+
+def mark_complete(folder: Path) -> None:
+    """Note that all images of an attack were made."""
+    with written(folder / COMPLETE) as partial:
+        partial.write_text(json.dumps({"num_images": len(list(folder.glob("*.npy")))}), encoding="utf-8")
 
 
 def replayed(folder: Path, ids: Sequence[str], images: Tensor) -> Tensor:
@@ -89,12 +115,21 @@ def save(table: pd.DataFrame, path: Path) -> None:
         table.to_parquet(partial, index=False)
 
 
+def saved(path: Path, columns: Collection[str]) -> pd.DataFrame | None:
+    """Return a part's records, None where they are missing or damaged and have to be made."""
+    try:
+        table = pd.read_parquet(path)
+    except Exception:  # a damaged file raises nearly anything
+        return None
+    return table if {*columns} <= {*table} else None
+
+
 @contextmanager
-def written(path: Path, *, durable: bool = True) -> Iterator[Path]:
+def written(path: Path) -> Iterator[Path]:
     """Give a path to write to that becomes ``path`` in the end; raises UserError where the disk refuses."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with write_aside(path, durable=durable) as partial:
+        with write_aside(path) as partial:
             yield partial
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error}; finished parts are safe, free space and run again") from error

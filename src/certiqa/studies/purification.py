@@ -24,10 +24,15 @@ from certiqa.evaluation.distances import image_distances
 from certiqa.evaluation.records import plain
 from certiqa.metrics import QualityMetric
 from certiqa.studies.cells import WEIGHTS, Cell, grid
-from certiqa.studies.kept import file_of, keep, mark, replayed, save, written
+from certiqa.studies.kept import all_kept, file_of, is_kept, keep, mark, mark_complete, replayed, save, saved
 
 AIMS = ("transfer", "adaptive")
 NONE = "none"
+COLUMNS = (
+    *("image_id", "mos", "score_clean", "score_attacked_undefended", "score", "score_attacked", "psnr", "ssim"),
+    *("linf_attack", "purifier", "strength", "attack", "aim"),
+)
+"""Columns of the records of a part."""
 Batches = Iterable[Mapping[str, Any]]
 Report = Callable[[str], object]
 
@@ -156,12 +161,14 @@ class PurificationStudy:
                 name = "-".join(filter(None, [attack, aim]))
                 made = mark(defended, data_fingerprint, cell.options, self.settings(attack))
                 path = folder / "cells" / cell.slug / f"{name}-{made}.parquet"
-                if not path.is_file():
+                table = saved(path, COLUMNS)
+                if table is None:
                     kept = self.kept(metric, folder, attack, data_fingerprint)
                     rows = list(self.part(metric, defended, batches, kept, attack, aim))
                     facts = {"purifier": cell.purifier, "strength": cell.strength, "attack": attack, "aim": aim}
                     save(pd.DataFrame(rows).assign(**facts), path)
-                tables.append(pd.read_parquet(path))
+                    table = pd.read_parquet(path)
+                tables.append(table)
                 done(f"{cell.label}: {name}")
         return pd.concat(tables, ignore_index=True)
 
@@ -180,20 +187,18 @@ class PurificationStudy:
 
     def transfer(self, metric: QualityMetric, batches: Batches, target: Path, name: str) -> None:
         """Make the images of a transfer attack, one file per image; those that are there are kept."""
-        whole = target / "complete"
-        if "transfer" not in self.aims or whole.is_file():
+        if "transfer" not in self.aims or all_kept(target):
             return
         attack = self.attacks[name]
         target.mkdir(parents=True, exist_ok=True)
         for images, ids, _ in readable(batches, metric):
-            missing = [place for place, image_id in enumerate(ids) if not file_of(target, image_id).is_file()]
+            missing = [place for place, image_id in enumerate(ids) if not is_kept(file_of(target, image_id))]
             if not missing:
                 continue
             names = [ids[place] for place in missing]
             attacked = attack(metric, images[missing], self.direction, image_ids=names, seed=self.seed)
             keep(target, names, (attacked * 255).round().byte() if attack.rounds else attacked)
-        with written(whole) as partial:
-            partial.touch()
+        mark_complete(target)
 
     def part(
         self, metric: QualityMetric, defended: PurifiedMetric, batches: Batches, kept: Path, attack: str, aim: str

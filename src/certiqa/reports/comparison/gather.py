@@ -17,10 +17,12 @@ import pandas as pd
 
 from certiqa.errors import UserError
 from certiqa.evaluation.attacked import scored
+from certiqa.evaluation.identity import identity_file
 from certiqa.evaluation.record_lines import NO_ATTACK
 from certiqa.evaluation.records import COLUMNS, FORMAT, read_records
 from certiqa.evaluation.summary import read_summary
 from certiqa.reports.tables import Summary, range_of, value_of, weights_notice
+from certiqa.storage.files import DamagedFileError, read_json
 
 SET_ASIDE = re.compile(r"\.previous-\d+$")
 MARKS = ("summary.json", "records.parquet", "records", ".hydra")
@@ -190,11 +192,11 @@ def comparable(runs: Sequence[ComparedRun]) -> tuple[list[ComparedRun], list[str
 def read_run(folder: Path, key: str) -> ComparedRun:
     """Read one run's folder, however little of it there is."""
     problems: list[str] = []
-    summary: Any = None
+    summary = None
     try:
         summary = read_summary(folder)
-    except (OSError, ValueError) as error:
-        problems.append(f"summary.json cannot be read ({error}); run its command again to write it anew")
+    except DamagedFileError as error:
+        problems.append(f"summary.json cannot be read ({error.reason}); run its command again to write it anew")
     identity = _identity(folder)
     made = identity.get("format")
     records = pd.DataFrame()
@@ -212,7 +214,7 @@ def read_run(folder: Path, key: str) -> ComparedRun:
                 problems.append(f"its records cannot be read: {error}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(f"its records cannot be read ({error})")
-    if not isinstance(summary, dict):
+    if summary is None:
         count = int(records["image_id"].nunique()) if len(records) else 0
         summary = {"status": UNFINISHED, "name": folder.resolve().name, "num_images": count}
         summary |= _facts(folder, identity, records)
@@ -221,10 +223,9 @@ def read_run(folder: Path, key: str) -> ComparedRun:
 
 def _identity(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / "records" / "identity.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(identity_file(folder), dict) or {}
+    except DamagedFileError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _facts(folder: Path, identity: dict[str, Any], records: pd.DataFrame) -> dict[str, Any]:
