@@ -83,6 +83,13 @@ def test_lower_better_is_explained(tmp_path, make_run, page_of):
     assert f"SROCC {summary['srocc']:.3f}" in page.text
 
 
+def test_notes_on_the_data_are_shown(tmp_path, make_run, page_of):
+    note = "tool_results.csv has image names and a column 'score', which may be another tool's: it is not read"
+    make_run(tmp_path, radii=(), defense=None, data_notes=[note, "2 files are left out: a.md, b.md"])
+    assert note in page_of(tmp_path).text
+    assert "2 files are left out: a.md, b.md" in page_of(tmp_path).text
+
+
 def test_everything_given_is_escaped(tmp_path, make_run, page_of):
     evil = "<script>alert('x')</script>"
     facts = dict.fromkeys(("name", "metric", "defense", "data", "command", "seed", "device", "task"), evil)

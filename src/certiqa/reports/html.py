@@ -184,6 +184,7 @@ def render(run: Run) -> str:
         purified=attacks.purified_rows(summary),
         purified_columns=attacks.headings(attacks.PURIFIED_COLUMNS, summary),
         attack_warnings=summary.get("attack_warnings") or [],
+        data_notes=notes if isinstance(notes := summary.get("data_notes"), list) else [],
         table_rows=image_rows(images),
         num_images=len(images),
         config=run.config,
