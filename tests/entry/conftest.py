@@ -102,7 +102,8 @@ def quick_task(config):
     summary = {"status": "finished", "config_hash": identity.config_hash(config), GIVEN_FILES: given_files(config)}
     if config.get("optimise"):
         summary[config.optimise] = config.objective.ranking_weight
-    summary["command"] = sys.argv
+    hydra = HydraConfig.get()
+    summary |= {"command": sys.argv, "eps": config.attack.get("eps"), "job": hydra.job.name, "place": hydra.run.dir}
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
