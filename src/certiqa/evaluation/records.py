@@ -69,6 +69,8 @@ class RecordStore:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if identity is not None and not check_records(folder, identity, images) and rank == 0:
                 write_identity(folder, {"format": FORMAT, **identity})
+            if identity is None and (said := changed_images(folder, read_lines(folder), images)):
+                raise OtherRunError(said)
             files = {
                 path: [line for line in lines if line.rows and self._belongs(line.rows)]
                 for path, lines in read_files(folder).items()
