@@ -123,7 +123,7 @@ def test_what_is_the_same_run_is_run_once(sweep, tmp_path):
     ("arguments", "message"),
     [
         (["defense=ms,dmsiqa"], "no option 'dmsiqa' for defense; .*Did you mean 'dms_iqa'"),
-        (["sigma=0.1,0", "defense=ms"], "sigma=0: sigma=0 must be a positive number.*Nothing was started"),
+        (["sigma=0.1,0", "defense=ms"], "sigma=0: sigma must be a number above 0 .* got 0. Nothing was started"),
         (["sigmma=0.1,0.2"], "unknown key 'sigmma'. Did you mean 'sigma'"),
         (["num_samples=100,5", "defense=ms"], r"num_samples=5: .*Nothing was started"),
         (["defense=ms,dms_iqa", "objective=mse"], "trains with objective=none, but objective=mse.*and 1 more of the 2"),

@@ -12,6 +12,7 @@ from certiqa.attacks.base import Attack
 from certiqa.attacks.gradient import Best
 from certiqa.attacks.target import Target
 from certiqa.errors import UserError
+from certiqa.options import PositiveInt, Step, Through
 
 ADAM_EPS = 1e-12
 """Far below any gradient of a score by a pixel of a large image, which torch's 1e-8 is not."""
@@ -52,12 +53,12 @@ class AdamAttack(Attack):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: Step,
         *,
-        steps: int = 10,
+        steps: PositiveInt = 10,
         best: bool = True,
-        eot_samples: int = 1,
-        through: str = "mean",
+        eot_samples: PositiveInt = 1,
+        through: Through = "mean",
     ) -> None:
         super().__init__(None, eot_samples=eot_samples, through=through)
         self.steps, self.best = self.at_least("steps", steps, 1), best

@@ -11,6 +11,7 @@ from certiqa.attacks.base import Attack, per_image
 from certiqa.attacks.parts import project_linf, uniform_start
 from certiqa.attacks.target import Target
 from certiqa.errors import UserError
+from certiqa.options import Budget, PositiveInt, PositiveShare, Share, Through
 
 
 class APGD(Attack):
@@ -37,14 +38,14 @@ class APGD(Attack):
 
     def __init__(
         self,
-        eps: float = 10 / 255,
+        eps: Budget = 10 / 255,
         *,
-        steps: int = 20,
-        momentum: float = 0.75,
-        rise: float = 0.75,
+        steps: PositiveInt = 20,
+        momentum: PositiveShare = 0.75,
+        rise: Share = 0.75,
         random_start: bool = True,
-        eot_samples: int = 1,
-        through: str = "mean",
+        eot_samples: PositiveInt = 1,
+        through: Through = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)
         if not 0 < momentum <= 1 or not 0 <= rise <= 1:

@@ -16,6 +16,7 @@ from certiqa.attacks.target import Direction, Target
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric, as_metric
 from certiqa.metrics.base import at_least_float32
+from certiqa.options import Length, PositiveInt, Through
 
 EXPLODING = 100
 """Ranges of the score that one 8-bit step of every pixel would cover, to first order: above it a gradient explodes."""
@@ -70,7 +71,9 @@ class Attack:
     rounds = True
     watch: Callable[[int], object] | None = None
 
-    def __init__(self, eps: float | None = None, *, eot_samples: int | None = 1, through: str = "mean") -> None:
+    def __init__(
+        self, eps: Length | None = None, *, eot_samples: PositiveInt | None = 1, through: Through = "mean"
+    ) -> None:
         self.eps = 0.0 if eps is None and self.norm not in ("linf", "l2", "rmse") else self.above_zero("eps", eps)
         if self.norm in ("linf", "rmse") and self.eps > 1:
             raise UserError(f"attack.eps of {self.name} must be at most 1, in [0, 1] pixel units (8/255), got {eps}")

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from certiqa.attacks.base import Attack, image_generator
 from certiqa.attacks.target import Target
 from certiqa.errors import UserError
+from certiqa.options import Budget, PositiveInt, Through
 
 
 @dataclass
@@ -65,12 +68,12 @@ class BlackBox(Attack):
 
     def __init__(
         self,
-        eps: float | None = None,
+        eps: Budget | None = None,
         *,
-        queries: int = 10_000,
-        batch_size: int = 32,
-        eot_samples: int | None = None,
-        through: str = "mean",
+        queries: Annotated[int, Ge(2)] = 10_000,
+        batch_size: PositiveInt = 32,
+        eot_samples: PositiveInt | None = None,
+        through: Through = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)
         self.queries = self.at_least("queries", queries, 2)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor
 
 from certiqa.attacks.adam import AdamAttack, Problem, non_negative
 from certiqa.attacks.colour_space import lab_to_rgb, rgb_to_lab
 from certiqa.attacks.target import Target
+from certiqa.options import NonNegative, PositiveInt, Step
 
 AB_UNIT = 110.0
 SMALLEST_SLOPE = 1e-3  # of a curve's piece, as a share of the identity's: keeps sums away from zero
@@ -32,7 +36,13 @@ class AdvCF(AdamAttack):
     name = "advcf"
 
     def __init__(
-        self, learning_rate: float = 0.001, *, steps: int = 10, pieces: int = 64, weight: float = 0.5, **options: object
+        self,
+        learning_rate: Step = 0.001,
+        *,
+        steps: PositiveInt = 10,
+        pieces: Annotated[int, Ge(2)] = 64,
+        weight: NonNegative = 0.5,
+        **options: object,
     ) -> None:
         super().__init__(learning_rate, steps=steps, **options)  # type: ignore[arg-type]
         non_negative(self, weight=weight)
@@ -90,11 +100,11 @@ class ABOffset(AdamAttack):
 
     def __init__(
         self,
-        limit: float = 0.1,
+        limit: Step = 0.1,
         *,
-        steps: int = 10,
-        learning_rate: float | None = None,
-        grid: int = 16,
+        steps: PositiveInt = 10,
+        learning_rate: Step | None = None,
+        grid: PositiveInt = 16,
         **options: object,
     ) -> None:
         self.limit, self.grid = self.above_zero("limit", limit), self.at_least("grid", grid, 1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from certiqa.attacks.blackbox import BlackBox, Query, Search
 from certiqa.errors import UserError
+from certiqa.options import PositiveInt
 
 
 class OnePixel(BlackBox):
@@ -28,7 +29,7 @@ class OnePixel(BlackBox):
     name = "onepixel"
     norm = "l0"
 
-    def __init__(self, *, pixels: int = 3, members: int | None = None, **options: object) -> None:
+    def __init__(self, *, pixels: PositiveInt = 3, members: PositiveInt | None = None, **options: object) -> None:
         super().__init__(None, **options)  # type: ignore[arg-type]
         self.pixels = self.at_least("pixels", pixels, 1)
         chosen = max(8, min(300, self.queries // 11)) if members is None else members

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from certiqa.attacks.target import Target
 from certiqa.attacks.universal import UniversalAttack
 from certiqa.errors import UserError
+from certiqa.options import Budget, PositiveInt
 
 
 class PatternUNet(nn.Module):
@@ -71,7 +72,13 @@ class GenerativeUAP(UniversalAttack):
     name = "generative_uap"
 
     def __init__(
-        self, eps: float = 10 / 255, *, size: int = 256, epochs: int = 1, width: int = 64, **options: object
+        self,
+        eps: Budget = 10 / 255,
+        *,
+        size: PositiveInt = 256,
+        epochs: PositiveInt = 1,
+        width: PositiveInt = 64,
+        **options: object,
     ) -> None:
         if self.at_least("size", size, 1) % PatternUNet.MULTIPLE:
             raise UserError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from certiqa.attacks.base import Attack, per_image, steps_to_reach
 from certiqa.attacks.parts import Momentum, Sign, UnitL2, onto_sphere, project_linf, uniform_start
 from certiqa.attacks.target import Target
+from certiqa.options import Budget, Length, NonNegative, PositiveInt, Step, Through
 
 
 class GradientAttack(Attack):
@@ -33,14 +34,14 @@ class GradientAttack(Attack):
 
     def __init__(
         self,
-        eps: float = 10 / 255,
+        eps: Budget = 10 / 255,
         *,
-        steps: int = 10,
-        step_size: float | None = None,
+        steps: PositiveInt = 10,
+        step_size: Step | None = None,
         random_start: bool = False,
         best: bool = True,
-        eot_samples: int = 1,
-        through: str = "mean",
+        eot_samples: PositiveInt = 1,
+        through: Through = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)
         self.steps = self.at_least("steps", steps, 1)
@@ -103,7 +104,7 @@ class FGSM(GradientAttack):
 
     name = "fgsm"
 
-    def __init__(self, eps: float = 10 / 255, *, eot_samples: int = 1, through: str = "mean") -> None:
+    def __init__(self, eps: Budget = 10 / 255, *, eot_samples: PositiveInt = 1, through: Through = "mean") -> None:
         super().__init__(eps, steps=1, best=False, eot_samples=eot_samples, through=through)
 
 
@@ -125,7 +126,9 @@ class MIFGSM(IFGSM):
 
     name = "mifgsm"
 
-    def __init__(self, eps: float = 10 / 255, *, decay: float = 1.0, normalise: bool = True, **options: object) -> None:
+    def __init__(
+        self, eps: Budget = 10 / 255, *, decay: NonNegative = 1.0, normalise: bool = True, **options: object
+    ) -> None:
         super().__init__(eps, **options)  # type: ignore[arg-type]
         self.modifier = Momentum(decay, normalise)
 
@@ -150,14 +153,14 @@ class AMIFGSM(MIFGSM):
 
     def __init__(
         self,
-        eps: float = 10 / 255,
+        eps: Budget = 10 / 255,
         *,
-        steps: int = 10,
-        decay: float = 1.0,
+        steps: PositiveInt = 10,
+        decay: NonNegative = 1.0,
         normalise: bool = False,
         eps_of: Callable[[Tensor], Tensor] | None = None,
-        eot_samples: int = 1,
-        through: str = "mean",
+        eot_samples: PositiveInt = 1,
+        through: Through = "mean",
     ) -> None:
         super().__init__(
             eps, steps=steps, decay=decay, normalise=normalise, best=False, eot_samples=eot_samples, through=through
@@ -182,7 +185,9 @@ class PGDLinf(GradientAttack):
 
     name = "pgd_linf"
 
-    def __init__(self, eps: float = 10 / 255, *, steps: int = 20, random_start: bool = True, **options: object) -> None:
+    def __init__(
+        self, eps: Budget = 10 / 255, *, steps: PositiveInt = 20, random_start: bool = True, **options: object
+    ) -> None:
         super().__init__(eps, steps=steps, random_start=random_start, **options)  # type: ignore[arg-type]
 
 
@@ -208,13 +213,13 @@ class PGDL2(GradientAttack):
 
     def __init__(
         self,
-        eps: float = 0.06,
+        eps: Length = 0.06,
         *,
-        steps: int = 20,
-        step_size: float | None = None,
+        steps: PositiveInt = 20,
+        step_size: Step | None = None,
         best: bool = True,
-        eot_samples: int = 1,
-        through: str = "mean",
+        eot_samples: PositiveInt = 1,
+        through: Through = "mean",
     ) -> None:
         super().__init__(eps, steps=steps, step_size=step_size, best=best, eot_samples=eot_samples, through=through)
         self.modifier = UnitL2()

@@ -10,6 +10,7 @@ from torch import Tensor
 from certiqa.attacks.blackbox import BlackBox, Query, Search, single
 from certiqa.attacks.parts import project_linf, tile
 from certiqa.errors import UserError
+from certiqa.options import Budget, PositiveInt, Step
 
 
 class NES(BlackBox):
@@ -32,12 +33,12 @@ class NES(BlackBox):
 
     def __init__(
         self,
-        eps: float = 10 / 255,
+        eps: Budget = 10 / 255,
         *,
-        pairs: int = 20,
-        sigma: float = 0.001,
-        step_size: float = 0.1,
-        tile_size: int = 32,
+        pairs: PositiveInt = 20,
+        sigma: Step = 0.001,
+        step_size: Step = 0.1,
+        tile_size: PositiveInt = 32,
         **options: object,
     ) -> None:
         super().__init__(eps, **options)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from certiqa.attacks.blackbox import BlackBox, Query, Search, single
+from certiqa.options import Budget, PositiveInt
 
 Block = tuple[int, int, int, int, int]
 """Channel, top, bottom, left, right."""
@@ -34,7 +35,9 @@ class Parsimonious(BlackBox):
 
     name = "parsimonious"
 
-    def __init__(self, eps: float = 10 / 255, *, blocks: int = 8, group: int = 64, **options: object) -> None:
+    def __init__(
+        self, eps: Budget = 10 / 255, *, blocks: PositiveInt = 8, group: PositiveInt = 64, **options: object
+    ) -> None:
         super().__init__(eps, **options)  # type: ignore[arg-type]
         self.blocks = self.at_least("blocks", blocks, 1)
         self.group = self.at_least("group", group, 1)

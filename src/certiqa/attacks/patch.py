@@ -8,6 +8,7 @@ from torch import Tensor
 from certiqa.attacks.blackbox import BlackBox, Search, single
 from certiqa.attacks.square import draw_below, draw_signs, window_share
 from certiqa.errors import UserError
+from certiqa.options import PositiveInt, PositiveShare
 
 
 class PatchRS(BlackBox):
@@ -30,7 +31,7 @@ class PatchRS(BlackBox):
     REACH = 0.75  # of the image, the first moves' largest
     FIRST_SQUARES = 1000  # painted over one another for the first patch
 
-    def __init__(self, *, side: int = 13, p_init: float = 0.8, **options: object) -> None:
+    def __init__(self, *, side: PositiveInt = 13, p_init: PositiveShare = 0.8, **options: object) -> None:
         super().__init__(None, **options)  # type: ignore[arg-type]
         self.side = self.at_least("side", side, 1)
         self.p_init = self.share("p_init", p_init)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from certiqa.attacks.target import Target
 from certiqa.attacks.universal import UniversalAttack
+from certiqa.options import Budget, Step
 
 
 class UAP(UniversalAttack):
@@ -48,7 +49,7 @@ class CumulativeUAP(UniversalAttack):
     name = "cumulative_uap"
 
     def __init__(
-        self, eps: float = 10 / 255, *, lr: float | None = None, sign: bool = False, **options: object
+        self, eps: Budget = 10 / 255, *, lr: Step | None = None, sign: bool = False, **options: object
     ) -> None:
         usual = self.above_zero("eps", eps) / 10 if sign else 1.0
         super().__init__(eps, lr=usual if lr is None else lr, **options)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from certiqa.attacks.gradient import Best
 from certiqa.attacks.parts import TINY, project_l2
 from certiqa.attacks.target import Target
 from certiqa.errors import UserError, suggest
+from certiqa.options import Budget, NonNegative, PositiveInt, Step, Through
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -39,13 +40,13 @@ class MADC(Attack):
 
     def __init__(
         self,
-        eps: float = 10 / 255,
+        eps: Budget = 10 / 255,
         *,
-        steps: int = 8,
-        step_size: float | None = None,
+        steps: PositiveInt = 8,
+        step_size: Step | None = None,
         best: bool = True,
-        eot_samples: int = 1,
-        through: str = "mean",
+        eot_samples: PositiveInt = 1,
+        through: Through = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)
         self.steps, self.best = self.at_least("steps", steps, 1), best
@@ -92,7 +93,7 @@ class Korhonen(AdamAttack):
     name = "korhonen"
 
     def __init__(
-        self, learning_rate: float = 0.005, *, steps: int = 10, weighted: bool = False, **options: object
+        self, learning_rate: Step = 0.005, *, steps: PositiveInt = 10, weighted: bool = False, **options: object
     ) -> None:
         super().__init__(learning_rate, steps=steps, **options)  # type: ignore[arg-type]
         self.weighted = weighted
@@ -158,12 +159,12 @@ class Zhang(AdamAttack):
 
     def __init__(
         self,
-        learning_rate: float = 0.005,
+        learning_rate: Step = 0.005,
         *,
-        steps: int = 10,
-        weight: float = 1.0,
+        steps: PositiveInt = 10,
+        weight: NonNegative = 1.0,
         distance: str | Distance = "ssim",
-        start_noise: float = 1 / 255,
+        start_noise: Budget = 1 / 255,
         best: bool = False,
         **options: object,
     ) -> None:
@@ -209,7 +210,7 @@ class SSAH(AdamAttack):
     name = "ssah"
 
     def __init__(
-        self, learning_rate: float = 0.001, *, steps: int = 10, weight: float = 0.1, **options: object
+        self, learning_rate: Step = 0.001, *, steps: PositiveInt = 10, weight: NonNegative = 0.1, **options: object
     ) -> None:
         super().__init__(learning_rate, steps=steps, **options)  # type: ignore[arg-type]
         non_negative(self, weight=weight)

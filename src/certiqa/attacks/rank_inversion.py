@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from certiqa.attacks.sets import Range, SetAttack, Share
 from certiqa.attacks.target import Target
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric, as_metric
+from certiqa.options import Budget, Choices, Length, NonNegative, Positive
 
 ROWS = 512  # of the matrix of pairs at a time: 8 MB for 2,000 images
 WEIGHTS = ("pairs", "gaps")
@@ -46,11 +47,11 @@ class RankInversion(SetAttack):
 
     def __init__(
         self,
-        eps: float = 4 / 255,
+        eps: Budget = 4 / 255,
         *,
-        weight: str = "pairs",
-        margin: float = 0.0,
-        tau: float | None = None,
+        weight: Annotated[str, Choices("pairs", "gaps")] = "pairs",
+        margin: NonNegative = 0.0,
+        tau: Positive | None = None,
         **options: Any,
     ) -> None:
         super().__init__(eps, **options)
@@ -228,5 +229,5 @@ class RankInversionL2(RankInversion):
     norm = "l2"
     rounds = False
 
-    def __init__(self, eps: float = 0.06, **options: Any) -> None:
+    def __init__(self, eps: Length = 0.06, **options: Any) -> None:
         super().__init__(eps, **options)

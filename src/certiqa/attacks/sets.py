@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from numbers import Number
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ from certiqa.attacks.set_batches import Survey, again, device_of, set_batches
 from certiqa.attacks.target import Direction, Target, check_targets
 from certiqa.errors import UserError, suggest
 from certiqa.metrics import QualityMetric, as_metric
+from certiqa.options import Choices, Length, PositiveInt, Range, Step, Through
 
 Array = NDArray[np.float64]
-Range = tuple[float, float]
 REFERENCES = ("scores", "mos")
 PAPER_RANGE = (0.0, 100.0)
 SLACK = 1e-5  # share of the range by which rounding may move a score
@@ -74,17 +74,17 @@ class SetAttack(Attack):
 
     def __init__(
         self,
-        eps: float | None = 4 / 255,
+        eps: Length | None = 4 / 255,
         *,
-        steps: int = 10,
-        step_size: float | None = None,
-        reference: str = "scores",
-        score_range: Sequence[float] | None = None,
+        steps: PositiveInt = 10,
+        step_size: Step | None = None,
+        reference: Annotated[str, Choices("scores", "mos")] = "scores",
+        score_range: Range | None = None,
         halve: bool = True,
         dither: bool = True,
-        score_samples: int = 20,
-        eot_samples: int = 1,
-        through: str = "mean",
+        score_samples: PositiveInt = 20,
+        eot_samples: PositiveInt = 1,
+        through: Through = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)
         if reference not in REFERENCES:

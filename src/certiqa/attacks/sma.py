@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from torch import Tensor
@@ -14,6 +14,7 @@ from certiqa.attacks.sets import Range, SetAttack
 from certiqa.attacks.target import Target
 from certiqa.errors import UserError, suggest
 from certiqa.metrics import QualityMetric
+from certiqa.options import Budget, Choices, Count, Length, NonNegative, Positive, PositiveInt
 
 PLANS = ("paper", "reverse", "reachable")
 
@@ -41,17 +42,17 @@ class SMA(SetAttack):
 
     def __init__(
         self,
-        eps: float = 4 / 255,
+        eps: Budget = 4 / 255,
         *,
-        plan: str = "paper",
-        probe_steps: int = 5,
-        plan_steps: int = 1000,
-        plan_lr: float = 0.5,
-        beta: float | None = None,
-        variance_weight: float = 1e-4,
-        mse_weight: float = 1e-4,
-        keep: str = "best",
-        plan_seed: int = 919,
+        plan: Annotated[str, Choices(*PLANS)] = "paper",
+        probe_steps: PositiveInt = 5,
+        plan_steps: PositiveInt = 1000,
+        plan_lr: Positive = 0.5,
+        beta: Positive | None = None,
+        variance_weight: NonNegative = 1e-4,
+        mse_weight: NonNegative = 1e-4,
+        keep: Annotated[str, Choices("best", "last")] = "best",
+        plan_seed: Count = 919,
         **options: Any,
     ) -> None:
         super().__init__(eps, **options)
@@ -122,5 +123,5 @@ class SMAL2(SMA):
     norm = "l2"
     rounds = False
 
-    def __init__(self, eps: float = 0.06, **options: Any) -> None:
+    def __init__(self, eps: Length = 0.06, **options: Any) -> None:
         super().__init__(eps, **options)

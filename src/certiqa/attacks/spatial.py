@@ -8,6 +8,7 @@ from torch import Tensor
 
 from certiqa.attacks.adam import AdamAttack, Problem, non_negative
 from certiqa.attacks.target import Target
+from certiqa.options import NonNegative, PositiveInt, Step
 
 
 class StAdv(AdamAttack):
@@ -28,7 +29,7 @@ class StAdv(AdamAttack):
     name = "stadv"
 
     def __init__(
-        self, learning_rate: float = 0.02, *, steps: int = 10, weight: float = 1e-5, **options: object
+        self, learning_rate: Step = 0.02, *, steps: PositiveInt = 10, weight: NonNegative = 1e-5, **options: object
     ) -> None:
         super().__init__(learning_rate, steps=steps, **options)  # type: ignore[arg-type]
         non_negative(self, weight=weight)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from certiqa.attacks.blackbox import BlackBox, Search, single
+from certiqa.options import Budget, PositiveInt, PositiveShare
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After which of 10,000 queries the windows' share of the image is halved (Andriushchenko et al.)."""
@@ -45,11 +46,11 @@ class Square(BlackBox):
 
     def __init__(
         self,
-        eps: float = 10 / 255,
+        eps: Budget = 10 / 255,
         *,
-        p_init: float = 0.05,
+        p_init: PositiveShare = 0.05,
         stripes: bool = True,
-        windows: int = 1,
+        windows: PositiveInt = 1,
         **options: object,
     ) -> None:
         super().__init__(eps, **options)  # type: ignore[arg-type]
@@ -99,6 +100,12 @@ class Ran(Square):
     name = "ran"
 
     def __init__(
-        self, eps: float = 3 / 255, *, p_init: float = 0.04, windows: int = 2, stripes: bool = True, **options: object
+        self,
+        eps: Budget = 3 / 255,
+        *,
+        p_init: PositiveShare = 0.04,
+        windows: PositiveInt = 2,
+        stripes: bool = True,
+        **options: object,
     ) -> None:
         super().__init__(eps, p_init=p_init, windows=windows, stripes=stripes, **options)

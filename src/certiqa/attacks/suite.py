@@ -13,6 +13,7 @@ from certiqa.attacks.target import Direction, Target
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric
 from certiqa.metrics.base import as_metric
+from certiqa.options import Budget
 
 
 class Noise(Attack):
@@ -25,7 +26,7 @@ class Noise(Attack):
     name = "noise"
     uses_gradient = False
 
-    def __init__(self, eps: float = 10 / 255, **options: object) -> None:
+    def __init__(self, eps: Budget = 10 / 255, **options: object) -> None:
         super().__init__(eps, **options)  # type: ignore[arg-type]
 
     def perturb(self, target: Target, images: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class Suite(Attack):
     name = "suite"
     norm = "none"
 
-    def __init__(self, attacks: Mapping[str, Attack], eps: float | None = None) -> None:
+    def __init__(self, attacks: Mapping[str, Attack], eps: Budget | None = None) -> None:
         super().__init__(eps)
         if not attacks:
             raise UserError("a suite needs at least one attack; give attack.attacks")

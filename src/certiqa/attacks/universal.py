@@ -18,6 +18,7 @@ from certiqa.attacks.target import Target
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric, as_metric
 from certiqa.metrics.weights import read_weights
+from certiqa.options import Budget, PositiveInt, PositiveShare, Step, Through
 from certiqa.storage.files import write_aside
 
 
@@ -47,16 +48,16 @@ class UniversalAttack(Attack):
 
     def __init__(
         self,
-        eps: float = 10 / 255,
+        eps: Budget = 10 / 255,
         *,
-        size: int = 256,
-        epochs: int = 5,
-        lr: float = 1e-3,
-        batch_size: int | None = None,
-        amplitude: float = 1.0,
+        size: PositiveInt = 256,
+        epochs: PositiveInt = 5,
+        lr: Step = 1e-3,
+        batch_size: PositiveInt | None = None,
+        amplitude: PositiveShare = 1.0,
         pattern_file: str | Path | None = None,
-        eot_samples: int = 1,
-        through: str = "mean",
+        eot_samples: PositiveInt = 1,
+        through: Through = "mean",
     ) -> None:
         super().__init__(eps, eot_samples=eot_samples, through=through)
         if not 0 < amplitude <= 1:

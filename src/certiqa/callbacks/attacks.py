@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
@@ -30,6 +30,7 @@ from certiqa.evaluation.failing import one_by_one, why
 from certiqa.evaluation.record_lines import NO_ATTACK, read_lines
 from certiqa.evaluation.records import RecordStore, plain
 from certiqa.metrics import QualityMetric
+from certiqa.options import Choices, Seed
 from certiqa.training import DefenseModule
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Attacks(pl.Callback):
     Args:
         folder: the run's folder.
         attack: the attack, or a suite; None for none.
-        direction: "raise", "lower" or "away".
+        direction: "raise", "lower" or "away"; None for attacks on a ranking, which have none.
         aim: "defense" (adaptive) or "undefended" (transfer).
         save_images: write attacked images as PNG to ``attacked/``, with a manifest.
         seed: of all randomness of the attack.
@@ -56,16 +57,16 @@ class Attacks(pl.Callback):
         folder: str | Path,
         attack: Attack | None = None,
         *,
-        direction: str = "raise",
-        aim: str = "defense",
+        direction: Annotated[str, Choices("raise", "lower", "away")] | None = "raise",
+        aim: Annotated[str, Choices("defense", "undefended")] = "defense",
         save_images: bool = False,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         if aim not in AIMS:
             raise UserError(f"attack.aim must be one of {', '.join(AIMS)}, got '{aim}'")
         self.folder = Path(folder)
         self.attacks = {} if attack is None else members(attack)
-        self.direction = direction
+        self.direction = direction or "raise"
         self.aim = aim
         self.save_images = save_images
         self.seed = seed

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from annotated_types import Gt, Len
 
 from certiqa.callbacks.records import Records, Row, refuse_unless_skipped
 from certiqa.certification import (
@@ -26,6 +27,7 @@ from certiqa.errors import UserError
 from certiqa.evaluation import srocc
 from certiqa.evaluation.failing import one_by_one
 from certiqa.evaluation.records import plain
+from certiqa.options import Confidence, Count, PositiveInt, Probability, Radius, Seed
 from certiqa.training import DefenseModule
 
 VALIDATION_SAMPLES = 20  # enough for a curve
@@ -59,18 +61,18 @@ class Certification(Records):
         self,
         folder: str | Path,
         *,
-        radii: Sequence[float],
-        radius: float,
-        num_samples: int | None = None,
-        confidence: float = 0.999,
-        joint_confidence: float | None = None,
-        tolerance: float | None = None,
-        saturation: float | None = None,
-        first_look: int = 50,
-        look_ratio: float = 1.1,
+        radii: Annotated[Sequence[Radius], Len(1)],
+        radius: Radius,
+        num_samples: PositiveInt | None = None,
+        confidence: Confidence = 0.999,
+        joint_confidence: Probability | None = None,
+        tolerance: Probability | None = None,
+        saturation: Probability | None = None,
+        first_look: PositiveInt = 50,
+        look_ratio: Annotated[float, Gt(1)] = 1.1,
         randomised: bool = False,
-        validation_samples: int | None = None,
-        seed: int = 0,
+        validation_samples: Count | None = None,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(folder)
         self.radii = sorted(float(value) for value in radii)

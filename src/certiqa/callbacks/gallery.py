@@ -15,6 +15,7 @@ from certiqa.defenses import MedianSmoothing, purified_images
 from certiqa.evaluation.failing import one_by_one
 from certiqa.evaluation.gallery import read_gallery, write_gallery
 from certiqa.evaluation.records import plain
+from certiqa.options import Count
 from certiqa.storage.files import write_aside
 from certiqa.training import DefenseModule
 
@@ -27,7 +28,7 @@ class Gallery(pl.Callback):
         num_images: how many; 0 for none.
     """
 
-    def __init__(self, folder: str | Path, num_images: int = 5) -> None:
+    def __init__(self, folder: str | Path, num_images: Count = 5) -> None:
         self.folder = Path(folder)
         self.num_images = num_images
         self._chosen: set[str] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,11 +16,18 @@ from certiqa.data.batches import CheckedLoader, ReadOrSay, collate_crops, collat
 from certiqa.data.images import ImageDataset
 from certiqa.data.order import EpochOrder, SizeBatches, TrainingLoader
 from certiqa.data.reading import Size
-from certiqa.data.registry import check_options, load_dataset
+from certiqa.data.registry import DATASETS, check_options, load_dataset, options_of_loader
 from certiqa.data.shrunk import shrunken
 from certiqa.errors import UserError, require_count
+from certiqa.options import Choices, Count, OptionsOf, PositiveInt, Seed, Side, Sides
+from certiqa.signatures import hands_on
 
 
+def crops(*, size: Side, number: PositiveInt) -> None:
+    """Evenly placed square crops over which a metric is averaged: their side in pixels, and how many."""
+
+
+@hands_on(options_of_loader)
 class QualityDataModule(pl.LightningDataModule):
     """Training crops and whole test images of a data set.
 
@@ -55,24 +62,24 @@ class QualityDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        name: str = "mini",
+        name: Annotated[str, Choices(*DATASETS)] = "mini",
         *,
-        test: str = "quick",
-        batch_size: int = 16,
-        eval_batch_size: int = 5,
-        crop: int | None = None,
-        validation_images: int | None = None,
-        limit_test: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
+        test: Annotated[str, Choices("quick", "all")] = "quick",
+        batch_size: PositiveInt = 16,
+        eval_batch_size: PositiveInt = 5,
+        crop: Side | None = None,
+        validation_images: PositiveInt | None = None,
+        limit_test: PositiveInt | None = None,
+        num_workers: Count = 0,
+        seed: Seed = 0,
         cache: str | Path | None = None,
         root: str | Path | None = None,
-        split_seed: int = 0,
-        resize: int | Sequence[int] | None = None,
-        resize_filter: str = "bicubic",
+        split_seed: Seed = 0,
+        resize: Sides | None = None,
+        resize_filter: Annotated[str, Choices("bicubic", "bilinear", "lanczos")] = "bicubic",
         prepare: bool = False,
-        test_crops: Mapping[str, int] | None = None,
-        on_error: str = "raise",
+        test_crops: Annotated[Mapping[str, int], OptionsOf(crops)] | None = None,
+        on_error: Annotated[str, Choices("raise", "skip")] = "raise",
         **options: Any,
     ) -> None:
         super().__init__()
@@ -235,7 +242,7 @@ class QualityDataModule(pl.LightningDataModule):
 class TrainingCrops(Dataset[dict[str, Any]]):
     """Random square crops, each a function of (seed, epoch, index) whatever worker reads it."""
 
-    def __init__(self, images: ImageDataset, crop: int | None, seed: int) -> None:
+    def __init__(self, images: ImageDataset, crop: Side | None, seed: Seed) -> None:
         self.images = images
         self.crop = crop
         self.seed = seed

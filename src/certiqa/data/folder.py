@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from certiqa.data.images import ImageDataset, ImageRecord
 from certiqa.data.matching import match_rows, row_list
@@ -23,6 +24,7 @@ from certiqa.data.tables import (
     require_column,
 )
 from certiqa.errors import UserError
+from certiqa.options import Choices, Range, Seed, Text
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +37,15 @@ def load_folder(
     *,
     root: str | Path | None = None,
     cache: str | Path | None = None,
-    split_seed: int = 0,
+    split_seed: Seed = 0,
     scores: str | Path | None = None,
-    image_column: str | None = None,
-    mos_column: str | None = None,
-    reference_column: str | None = None,
-    mos_range: Sequence[float] | None = None,
+    image_column: Text | None = None,
+    mos_column: Text | None = None,
+    reference_column: Text | None = None,
+    mos_range: Range | None = None,
     lower_better: bool | None = None,
-    splits: str = "auto",
-    unmatched: str = "raise",
+    splits: Text = "auto",
+    unmatched: Annotated[str, Choices("raise", "ignore")] = "raise",
     listing: Listing = list_images,
 ) -> ImageDataset:
     """Return a split of the images below a folder.

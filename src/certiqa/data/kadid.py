@@ -14,6 +14,7 @@ from certiqa.data.scored import meta_path, records_of, require_scale, score_tabl
 from certiqa.data.splits import dataset_of
 from certiqa.data.tables import IMAGE_COLUMNS, MOS_COLUMNS, REFERENCE_COLUMNS, find_column
 from certiqa.errors import UserError
+from certiqa.options import Seed, Text
 
 # tables with a reference beside the image: the distorted one is meant
 DISTORTED_COLUMNS = ("dist_img", "dist_name", *IMAGE_COLUMNS)
@@ -37,8 +38,8 @@ def load_kadid(
     *,
     root: str | Path | None = None,
     cache: str | Path | None = None,
-    split_seed: int = 0,
-    splits: str = "reference",
+    split_seed: Seed = 0,
+    splits: Text = "reference",
     meta: str | Path | None = None,
     listing: Listing = list_images,
 ) -> ImageDataset:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Annotated
 
 from certiqa.data.images import ImageDataset
 from certiqa.data.roots import Layout, Listing, child, find_root, list_images, require_folder, tables_in
@@ -16,6 +17,7 @@ from certiqa.data.scored import ScoreTable, meta_path, records_of, require_scale
 from certiqa.data.splits import dataset_of
 from certiqa.data.tables import IMAGE_COLUMNS, MOS_COLUMNS, find_column, read_table
 from certiqa.errors import UserError
+from certiqa.options import Choices, Seed, Text
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +45,9 @@ def load_koniq(
     *,
     root: str | Path | None = None,
     cache: str | Path | None = None,
-    split_seed: int = 0,
-    size: str | None = None,
-    splits: str = "official",
+    split_seed: Seed = 0,
+    size: Annotated[str, Choices("512x384", "1024x768")] | None = None,
+    splits: Text = "official",
     meta: str | Path | None = None,
     listing: Listing = list_images,
 ) -> ImageDataset:

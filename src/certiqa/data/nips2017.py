@@ -6,6 +6,7 @@ They measure robustness; correlations with opinion there are none of.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from certiqa.data.images import ImageDataset
 from certiqa.data.roots import Layout, Listing, child, find_root, list_images, tables_in
@@ -13,6 +14,7 @@ from certiqa.data.scored import ScoreTable, records_of
 from certiqa.data.splits import dataset_of
 from certiqa.data.tables import find_column, read_table
 from certiqa.errors import UserError
+from certiqa.options import Choices, Seed
 
 SPLITS = ("all", "random")
 LAYOUT = Layout(
@@ -34,8 +36,8 @@ def load_nips2017(
     *,
     root: str | Path | None = None,
     cache: str | Path | None = None,
-    split_seed: int = 0,
-    splits: str = "all",
+    split_seed: Seed = 0,
+    splits: Annotated[str, Choices("all", "random")] = "all",
     listing: Listing = list_images,
 ) -> ImageDataset:
     """Return the 1,000 images, or a seeded part of them to train a denoiser on.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from certiqa.data.mini import load_mini
 from certiqa.data.nips2017 import load_nips2017
 from certiqa.data.spaq import load_spaq
 from certiqa.errors import UserError, suggest
+from certiqa.signatures import options_of
 
 DATASETS: dict[str, Callable[..., ImageDataset]] = {
     "mini": load_mini,
@@ -57,6 +58,15 @@ def load_dataset(
     if name == "mini":
         return load_mini(split, cache=cache)  # embedded, and split once and for all
     return DATASETS[name](split, root=root, cache=cache, split_seed=split_seed, **options)
+
+
+def options_of_loader(given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the loader of the data set named takes beside what all take, with its annotations."""
+    loader = DATASETS.get(str(given.get("name")))
+    if loader is None:
+        return None
+    taken = options_of(loader).named
+    return {key: option.annotation for key, option in taken.items() if key not in ("split", "listing")}
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:

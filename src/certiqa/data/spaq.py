@@ -10,6 +10,7 @@ from certiqa.data.scored import ScoreTable, meta_path, records_of, require_scale
 from certiqa.data.splits import dataset_of
 from certiqa.data.tables import IMAGE_COLUMNS, MOS_COLUMNS, find_column, read_table
 from certiqa.errors import UserError
+from certiqa.options import Seed, Text
 
 TABLE = "MOS and Image attribute scores.xlsx"
 LAYOUT = Layout(
@@ -32,8 +33,8 @@ def load_spaq(
     *,
     root: str | Path | None = None,
     cache: str | Path | None = None,
-    split_seed: int = 0,
-    splits: str = "random",
+    split_seed: Seed = 0,
+    splits: Text = "random",
     meta: str | Path | None = None,
     listing: Listing = list_images,
 ) -> ImageDataset:

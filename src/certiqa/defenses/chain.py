@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Len
 from torch import nn
 
 from certiqa.defenses.purified import LipschitzSteps, PurifiedMetric, Purifier
-from certiqa.defenses.purifiers.registry import PURIFIERS, WITH_WEIGHTS, check_step_names, load_step
+from certiqa.defenses.purifiers.registry import PURIFIERS, WITH_WEIGHTS, check_step_names, load_step, options_by_step
 from certiqa.defenses.smoothing import MedianSmoothing
 from certiqa.errors import UserError, suggest
 from certiqa.metrics.base import QualityMetric, as_metric
+from certiqa.options import Choices, Node, Seed
+from certiqa.signatures import hands_on
 
 SMOOTHING = "ms"  # what conf/defense/chain.yaml calls it, whether or not it is among the steps
 Option = Purifier | Mapping[str, Any] | Callable[..., QualityMetric]
 
 
+def options_of_chain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what stands beside a chain's own options: those of its purifiers, and steps of the user's own."""
+    own = [key for key, value in given.items() if isinstance(value, Mapping) and "_target_" in value]
+    return {**options_by_step(given), **dict.fromkeys((SMOOTHING, *own), Annotated[Any, Node()] | None)}
+
+
+@hands_on(options_of_chain)
 def build_chain(
     metric: nn.Module,
-    steps: Sequence[str],
+    steps: Annotated[Sequence[str], Len(1)],
     *,
     name: str = "chain",
     denoiser: nn.Module | None = None,
-    backward: str | None = None,
-    seed: int = 0,
+    backward: Annotated[str, Choices("native", "identity", "none")] | None = None,
+    seed: Seed = 0,
     **options: Option,
 ) -> QualityMetric:
     """Build a defense of several steps, applied to an image in the order given.

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from certiqa.defenses.purified import PurifiedMetric, Purifier
-from certiqa.defenses.purifiers.registry import check_step_names, load_step
+from certiqa.defenses.purifiers.registry import check_step_names, load_step, options_by_step
 from certiqa.defenses.smoothing import sample_median
 from certiqa.errors import UserError
 from certiqa.metrics.base import QualityMetric, as_metric
+from certiqa.options import Choices, PositiveInt, Seed
+from certiqa.signatures import hands_on
 
 
+@hands_on(options_by_step)
 class PurifierEnsemble(QualityMetric):
     """A metric whose score is the median of the scores behind several purifiers; it has no certificate.
 
@@ -36,9 +39,9 @@ class PurifierEnsemble(QualityMetric):
         metric: nn.Module,
         purifiers: Sequence[str | Purifier],
         *,
-        draws: int = 1,
-        backward: str | None = None,
-        seed: int = 0,
+        draws: PositiveInt = 1,
+        backward: Annotated[str, Choices("native", "identity", "none")] | None = None,
+        seed: Seed = 0,
         name: str = "ensemble",
         **options: Mapping[str, Any] | None,
     ) -> None:

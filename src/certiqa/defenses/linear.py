@@ -14,13 +14,16 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from numbers import Real
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from certiqa.defenses.purified import Generators, Purifier
 from certiqa.errors import UserError
+from certiqa.options import Choices, OddInt, Positive, PositiveShare, Sides
 
 # a margin for the rounding of the norm itself: float64 arithmetic, and weights or responses that are float32. What
 # float32 rounds when the step is applied is no share of the perturbation, and no part of the proof (docs/concepts.md)
@@ -54,7 +57,11 @@ class Resize(LinearStep):
     keeps_size = False
 
     def __init__(
-        self, size: int | Sequence[int] | None = None, mode: str = "bilinear", *, scale: float | None = None
+        self,
+        size: Sides | None = None,
+        mode: Annotated[str, Choices("bilinear", "bicubic")] = "bilinear",
+        *,
+        scale: Annotated[float, Interval(gt=0, le=8)] | None = None,
     ) -> None:
         super().__init__()
         if size is not None and scale is not None:
@@ -116,7 +123,9 @@ class Upscale(Resize):
     name = "upscale"
     keeps_size = True
 
-    def __init__(self, scale: float = 0.5, mode: str = "bilinear") -> None:
+    def __init__(
+        self, scale: PositiveShare = 0.5, mode: Annotated[str, Choices("bilinear", "bicubic")] = "bilinear"
+    ) -> None:
         if not (isinstance(scale, int | float) and 0 < scale <= 1):
             raise UserError(f"upscale.scale must lie in (0, 1], e.g. 0.5, got {scale}")
         super().__init__(mode=mode, scale=scale)
@@ -164,7 +173,7 @@ class GaussianBlur(LinearStep):
 
     name = "gaussian_blur"
 
-    def __init__(self, kernel: int = 3, sigma: float | None = None) -> None:
+    def __init__(self, kernel: OddInt = 3, sigma: Positive | None = None) -> None:
         super().__init__()
         self.kernel = odd(kernel, "gaussian_blur.kernel")
         if sigma is not None and not (isinstance(sigma, Real) and sigma > 0):

@@ -6,7 +6,7 @@ A purifier is adaptive ground: an attack's gradient flows through it, or through
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from certiqa.defenses.noise import hashed
 from certiqa.errors import UserError
 from certiqa.metrics.base import QualityMetric, as_metric, at_least_float32
+from certiqa.options import Choices, Count, Seed
 
 BACKWARDS = ("native", "identity", "none")
 Generators = Sequence[torch.Generator]
@@ -166,9 +167,9 @@ class PurifiedMetric(QualityMetric):
         metric: nn.Module,
         purifier: Purifier,
         *,
-        backward: str | None = None,
-        seed: int = 0,
-        place: int = 0,
+        backward: Annotated[str, Choices("native", "identity", "none")] | None = None,
+        seed: Seed = 0,
+        place: Count = 0,
         name: str | None = None,
     ) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from certiqa.defenses.purified import LipschitzSteps, Purifier
 from certiqa.denoisers.checkpoints import check_sigma
 from certiqa.errors import UserError
 from certiqa.metrics.base import QualityMetric, as_floats_of, as_metric
+from certiqa.options import Budget, Choices, PositiveInt, Seed
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -57,15 +58,15 @@ class MedianSmoothing(QualityMetric):
     def __init__(
         self,
         metric: nn.Module,
-        sigma: float,
-        num_samples: int = 100,
+        sigma: Budget,
+        num_samples: PositiveInt = 100,
         denoiser: nn.Module | None = None,
         clip: bool = True,
         *,
-        seed: int = 0,
-        batch_size: int | None = None,
-        workers: int | None = None,
-        precision: str = "fp32",
+        seed: Seed = 0,
+        batch_size: PositiveInt | None = None,
+        workers: PositiveInt | None = None,
+        precision: Annotated[str, Choices("fp32", "bf16", "fp16")] = "fp32",
         before: Purifier | None = None,
         compile: bool = False,
         name: str | None = None,

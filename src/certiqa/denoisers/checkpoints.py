@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
@@ -13,6 +13,8 @@ from certiqa.denoisers.dncnn import DnCNN
 from certiqa.denoisers.unet import UNet
 from certiqa.errors import UserError, suggest
 from certiqa.metrics.weights import SHIPPED, load_strictly, read_weights, save_weights
+from certiqa.options import Budget, Choices
+from certiqa.signatures import hands_on
 
 DENOISERS: dict[str, type[nn.Module]] = {"unet": UNet, "dncnn": DnCNN}
 """The networks that ``load_denoiser`` builds, by name."""
@@ -48,11 +50,12 @@ def save_denoiser(
     save_weights(denoiser, path, {key: str(value) for key, value in metadata.items()})
 
 
+@hands_on(lambda given: DENOISERS.get(str(given.get("name", "unet"))))
 def load_denoiser(
-    name: str = "unet",
+    name: Annotated[str, Choices(*DENOISERS)] = "unet",
     *,
     weights: str | Path | None = None,
-    sigma: float | None = None,
+    sigma: Budget | None = None,
     allow_sigma_mismatch: bool = False,
     **options: Any,
 ) -> nn.Module:

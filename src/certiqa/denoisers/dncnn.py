@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from certiqa.errors import UserError
+from certiqa.options import PositiveInt
 
 
 class DnCNN(nn.Module):
@@ -19,7 +23,7 @@ class DnCNN(nn.Module):
 
     thread_safe = True
 
-    def __init__(self, depth: int = 17, width: int = 64) -> None:
+    def __init__(self, depth: Annotated[int, Ge(2)] = 17, width: PositiveInt = 64) -> None:
         super().__init__()
         if depth < 2 or width < 1:
             raise UserError(f"DnCNN needs depth >= 2 and width >= 1, got depth={depth}, width={width}")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch.nn.functional as F
+from annotated_types import Len
 from torch import Tensor, nn
 
 from certiqa.errors import UserError
+from certiqa.options import PositiveInt
 
 
 class ResidualBlock(nn.Module):
@@ -40,7 +43,7 @@ class UNet(nn.Module):
     thread_safe = True
     GAIN = 4.0  # pixels in [0, 1] become features in [-2, 2]
 
-    def __init__(self, channels: Sequence[int] = (16, 32, 64)) -> None:
+    def __init__(self, channels: Annotated[Sequence[PositiveInt], Len(2)] = (16, 32, 64)) -> None:
         super().__init__()
         if len(channels) < 2 or min(channels) < 1:
             raise UserError(f"denoiser.channels needs two or more positive widths, got {list(channels)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,14 @@ from certiqa.defenses.purifiers.fcn import UNTRAINED
 from certiqa.denoisers import shipped_denoisers
 from certiqa.entry.checks import missing_in, must_be_given
 from certiqa.entry.composing import with_home
-from certiqa.entry.identity import fraction
 from certiqa.entry.trust import refuse_loaders
 from certiqa.errors import UserError
 from certiqa.metrics import CropAveraged, QualityMetric, as_metric, require_metric
+from certiqa.options import Node
+from certiqa.signatures import options_of
 from certiqa.training import DefenseModule, DenoisingObjective
 from certiqa.training.corruption import ATTACKED, Attacked, Corruption, DiffusionSteps
+from certiqa.validation import Check, allows_none, found
 
 RUN_OF_ATTACK = ("direction", "aim", "save_images")
 
@@ -41,16 +42,20 @@ RUN_OF_ATTACK = ("direction", "aim", "save_images")
 def build(node: DictConfig | None, **more: Any) -> Any:
     """Instantiate a config node; None for an empty one.
 
-    ``~`` at the start of a value is the home folder.
-
-    Keys set to null are left at the callee's own default, so that a class of the user's need not know the keys of
-    the option it replaces.
+    ``~`` at the start of a value is the home folder. A null is handed over as None where the callee knows the key and
+    what null means; another is left at the callee's own default, so that a class of the user's need not know the keys
+    of the option it replaces.
     """
     if not node:
         return None
     content = with_home(OmegaConf.to_container(node, resolve=True))
     assert isinstance(content, dict)
-    chosen = {key: value for key, value in content.items() if value is not None}
+    name = node._get_full_key(None).lstrip(".")
+    read = Check().node(Node(), content, name)
+    takes = options_of(found(read["_target_"], name), read).named
+    chosen = {
+        key: value for key, value in read.items() if value is not None or (key in takes and allows_none(takes[key]))
+    }
     lacking = {key: value for key, value in chosen.items() if key not in more}
     for key in missing_in(lacking, node._get_full_key(None)):
         raise UserError(must_be_given(key.lstrip(".")))
@@ -200,16 +205,11 @@ def build_attack(config: DictConfig) -> Attack | None:
         return None
     content = OmegaConf.to_container(config.attack, resolve=True)
     assert isinstance(content, dict)
-    options = {key: number(value) for key, value in content.items() if key not in RUN_OF_ATTACK}
+    options = {key: value for key, value in content.items() if key not in RUN_OF_ATTACK}
     attack = build(OmegaConf.create(options))
     if not isinstance(attack, Attack):
         raise UserError(f"attack must be a certiqa.attacks.Attack, got {type(attack).__name__}")
     return attack
-
-
-def number(value: Any) -> Any:
-    """Return a budget written as ``8/255`` as a number, anything else as it is."""
-    return fraction(value) if isinstance(value, str) and re.fullmatch(r"[\d.eE+*/ -]+", value) else value
 
 
 def build_callbacks(config: DictConfig, defense: QualityMetric, data: QualityDataModule) -> list[pl.Callback]:
@@ -247,8 +247,6 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], loggers: lis
     """Build the Lightning trainer with its loggers."""
     # a checkpoint callback is ours, and nothing may be written outside the run's folder
     options: dict[str, Any] = {"callbacks": callbacks, "logger": loggers or False, "default_root_dir": config.paths.run}
-    if config.trainer.get("check_val_every_n_epoch", 1) is None:
-        options["check_val_every_n_epoch"] = None  # null has a meaning to Lightning: validate every so many steps
     options["plugins"] = [DurableCheckpointIO()]
     if not any(isinstance(callback, Checkpoint) for callback in callbacks):
         options["enable_checkpointing"] = False  # Lightning would add one that it resumes wrongly from

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
-import operator
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -18,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.resolvers import oc
 
 from certiqa.errors import UserError
+from certiqa.options import fraction
 
 SWEEP = "CERTIQA_SWEEP"  # in the environment of a sweep's jobs: the sweep's name
 NOT_SEMANTIC = (
@@ -173,30 +172,6 @@ def config_hash(config: DictConfig) -> str:
     """Return eight hexadecimal digits of the semantic config."""
     text = json.dumps(semantic_config(config), sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-
-
-def fraction(text: str | float) -> float:
-    """Evaluate a budget such as ``8/255``; raises UserError for anything but arithmetic on numbers."""
-    operators: dict[type, Callable[[float, float], float]] = {
-        ast.Div: operator.truediv,
-        ast.Mult: operator.mul,
-        ast.Add: operator.add,
-        ast.Sub: operator.sub,
-    }
-
-    def value(node: ast.AST) -> float:
-        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-            return float(node.value)
-        if isinstance(node, ast.BinOp) and type(node.op) in operators:
-            return operators[type(node.op)](value(node.left), value(node.right))
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            return -value(node.operand)
-        raise UserError(f"'{text}' is not a number; write e.g. 0.03 or 8/255")
-
-    try:
-        return value(ast.parse(str(text), mode="eval").body)
-    except (SyntaxError, ZeroDivisionError) as error:
-        raise UserError(f"'{text}' is not a number; write e.g. 0.03 or 8/255") from error
 
 
 def register_resolvers() -> None:

@@ -40,7 +40,6 @@ from certiqa.entry.build import (
     run_folder,
     sides_to_score,
 )
-from certiqa.entry.checks import check_seed
 from certiqa.entry.clock import Clock
 from certiqa.entry.finished import finished_as_given, parts_used, require_whole
 from certiqa.entry.fit_metric import fit_metric
@@ -83,7 +82,6 @@ STUDIES = {"mini_metric": fit_metric, "purification": run_study}
 @closing_loggers()
 def run(config: DictConfig) -> float | None:
     """Run one job of ``train.py`` or ``evaluate.py`` in its folder; returns what ``optimise`` asks for."""
-    check_seed(config)
     refuse_limits(config.trainer)
     folder = run_folder(config)
     first_rank = not getattr(rank_zero_only, "rank", None)

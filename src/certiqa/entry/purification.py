@@ -17,7 +17,7 @@ from certiqa.console import plain_column, plain_console
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.data.images import ImageDataset
 from certiqa.entry.admission import take
-from certiqa.entry.build import build, build_metric, check_contract, chosen_device, number, refuse_untrained
+from certiqa.entry.build import build, build_metric, check_contract, chosen_device, refuse_untrained
 from certiqa.entry.clock import Clock
 from certiqa.entry.composing import with_home
 from certiqa.entry.finished import finished_as_given
@@ -135,7 +135,7 @@ def build_study(config: DictConfig) -> PurificationStudy:
     for name, options in (content.pop("attacks") or {}).items():
         if options is None:  # taken out on the command line
             continue
-        attack = build(OmegaConf.create({key: number(value) for key, value in options.items()}))
+        attack = build(OmegaConf.create(options))
         if not isinstance(attack, Attack):
             raise UserError(f"study.attacks.{name!s} must be a certiqa.attacks.Attack, got {type(attack).__name__}")
         attacks[str(name)] = attack

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from certiqa.console import plain_console
-from certiqa.entry.checks import check_job
+from certiqa.entry.checks import check_config, check_reach
 from certiqa.entry.composing import as_in_its_job, key_of, typed_options
 from certiqa.entry.identity import NOT_SEMANTIC, SWEEP, config_hash, flat_identity
 from certiqa.errors import UserError, first_line, headline
@@ -107,8 +107,9 @@ class Sweep:
             config = self.compose(overrides, number)
             label = " ".join(o for o in overrides if key_of(o) not in self.fixed) or "the only one"
             try:
+                words = check_config(config)
                 with as_in_its_job(config) as folder:
-                    check_job(config)
+                    check_reach(config)
                     check_name(folder)
                     if config.get("fresh"):
                         check_own(folder)
@@ -121,7 +122,7 @@ class Sweep:
                 wrong.append(f"{label}: {reason(error)}")
                 continue
             cell = Cell(label, str(folder), *identity, log=str(folder / "run.log"))
-            jobs.append(Job(cell, tuple(overrides), number, config))
+            jobs.append(Job(cell, (*overrides, *words), number, config))
         if wrong:
             more = f"; and {len(wrong) - 1} more of the {len(job_overrides)} jobs" if len(wrong) > 1 else ""
             raise UserError(f"{wrong[0].rstrip('.')}{more}. Nothing was started")

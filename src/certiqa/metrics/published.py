@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Len
 from torch import Tensor, nn
 
 from certiqa.errors import UserError
@@ -14,12 +16,13 @@ from certiqa.metrics.base import FrozenMetric, Range
 from certiqa.metrics.folding import fold_batch_norms
 from certiqa.metrics.sources import files_of
 from certiqa.metrics.weights import load_strictly, read_weights
+from certiqa.options import Choices, Says, Side
 
 RANDOM = "random"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Device = str | torch.device
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
-Size = Sequence[int] | str
+Size = Annotated[Sequence[Side], Len(2, 2), Says("[height, width] in pixels")] | Annotated[str, Choices("native")]
 """(height, width) in pixels that images are resized to, or "native" for images as they are."""
 NATIVE = "native"
 

@@ -24,6 +24,7 @@ from certiqa.errors import UserError, suggest
 from certiqa.metrics.base import FrozenMetric, Range
 from certiqa.metrics.published import RANDOM, Device, random_label, seeded
 from certiqa.metrics.weights import load_strictly, read_weights
+from certiqa.options import PositiveInt
 from certiqa.storage.fetch import fetch
 
 OF_SETS = ("fid", "fid_dinov2", "sfid", "inception_score", "clipscore")
@@ -136,7 +137,7 @@ class PyiqaMetric(FrozenMetric):
         *,
         options: Mapping[str, Any] | None = None,
         score_range: Range | None = None,
-        min_size: int = 32,
+        min_size: PositiveInt = 32,
         trust_pickle: bool = False,
         device: Device = "cpu",
         seed: int = 0,

@@ -6,6 +6,7 @@ Written from the paper and the layout of the authors' checkpoint.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torchvision.models import resnet50
 from certiqa.errors import UserError
 from certiqa.metrics.base import at_least_float32
 from certiqa.metrics.published import NATIVE, Device, PublishedMetric, build_network
+from certiqa.options import Choices, PositiveInt, Side
 
 PATCH, STRIDE = 224, 112
 
@@ -45,7 +47,9 @@ class SpaqNetwork(nn.Module):
         patches_at_once: patches per forward pass, which bounds memory; None for all of a batch.
     """
 
-    def __init__(self, resize: int | str = 512, patches_at_once: int | None = None) -> None:
+    def __init__(
+        self, resize: Side | Annotated[str, Choices("native")] = 512, patches_at_once: PositiveInt | None = None
+    ) -> None:
         super().__init__()
         self.backbone = resnet50(weights=None)
         self.backbone.fc = nn.Linear(self.backbone.fc.in_features, 1)
@@ -83,8 +87,8 @@ class SpaqMetric(PublishedMetric):
         self,
         weights: str | Path | None = None,
         *,
-        resize: int | str = 512,
-        patches_at_once: int | None = None,
+        resize: Side | Annotated[str, Choices("native")] = 512,
+        patches_at_once: PositiveInt | None = None,
         device: Device = "cpu",
         seed: int = 0,
     ) -> None:

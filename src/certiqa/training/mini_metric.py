@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Len
 from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -33,6 +35,7 @@ from certiqa.evaluation import measures
 from certiqa.metrics.folding import fold_batch_norms
 from certiqa.metrics.mini import MOS_RANGE, MiniNetwork
 from certiqa.metrics.weights import save_weights
+from certiqa.options import Count, Positive, Seed
 from certiqa.storage.workers import worker_pool
 
 Array = NDArray[np.float64]
@@ -66,10 +69,10 @@ class MetricFit:
 def fit_mini_metric(
     path: str | Path,
     *,
-    variants: int = 8,
-    penalties: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0),
-    num_groups: int = 5,
-    seed: int = 0,
+    variants: Count = 8,
+    penalties: Annotated[Sequence[Positive], Len(1)] = (0.01, 0.03, 0.1, 0.3, 1.0),
+    num_groups: Annotated[int, Ge(2)] = 5,
+    seed: Seed = 0,
     cache: str | Path | None = None,
 ) -> MetricFit:
     """Fit the head, write backbone and head to ``path`` as safetensors, and return the figures.

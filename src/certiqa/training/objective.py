@@ -9,6 +9,7 @@ from torch import Tensor
 
 from certiqa.errors import UserError, require_count
 from certiqa.metrics import QualityMetric
+from certiqa.options import NonNegative, PositiveInt, Share
 
 
 def ranking_hinge(quality: Tensor, opinions: Tensor, margin: float, gap: float) -> Tensor:
@@ -50,13 +51,13 @@ class DenoisingObjective:
     """
 
     name: str = "mse"
-    mse_weight: float = 1.0
-    ranking_weight: float = 0.0
-    ranking_margin: float = 0.1
-    ranking_gap: float = 0.04
-    target_weight: float = 0.0
-    mse_share: float = 0.0
-    mse_crop: int | None = None
+    mse_weight: NonNegative = 1.0
+    ranking_weight: NonNegative = 0.0
+    ranking_margin: NonNegative = 0.1
+    ranking_gap: NonNegative = 0.04
+    target_weight: NonNegative = 0.0
+    mse_share: Share = 0.0
+    mse_crop: PositiveInt | None = None
 
     def __post_init__(self) -> None:
         for key in ("mse_weight", "ranking_weight", "target_weight", "ranking_margin", "ranking_gap"):

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
 from certiqa.defenses.purified import PurifiedMetric
 from certiqa.defenses.purifiers.network import given_weights
-from certiqa.defenses.purifiers.registry import WITH_WEIGHTS, load_purifier, weights_for
+from certiqa.defenses.purifiers.registry import PURIFIERS, WITH_WEIGHTS, load_purifier, weights_for
+from certiqa.options import Choices, Seed
+from certiqa.signatures import hands_on
 
 
+@hands_on(lambda given: (PURIFIERS | WITH_WEIGHTS).get(str(given.get("purifier"))))
 def purify_with(
     metric: nn.Module,
     purifier: str,
     *,
-    backward: str | None = None,
-    seed: int = 0,
+    backward: Annotated[str, Choices("native", "identity", "none")] | None = None,
+    seed: Seed = 0,
     name: str | None = None,
     **options: Any,
 ) -> PurifiedMetric:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from PIL import Image, features
 from torch import Tensor
 
 from certiqa.defenses.purified import Generators, Purifier
 from certiqa.defenses.purifiers.geometric import is_number
 from certiqa.errors import UserError
+from certiqa.options import Choices
 
 STAND_INS = ("identity", "diff_jpeg")
 
@@ -31,7 +33,11 @@ class Jpeg(Purifier):
     differentiable = False
     thread_safe = True
 
-    def __init__(self, quality: int = 50, stand_in: str = "identity") -> None:
+    def __init__(
+        self,
+        quality: Annotated[int, Interval(ge=1, le=95)] = 50,
+        stand_in: Annotated[str, Choices("identity", "diff_jpeg")] = "identity",
+    ) -> None:
         super().__init__()
         check_quality(quality, 95, self.name)
         if stand_in not in STAND_INS:
@@ -59,7 +65,7 @@ class Jpeg2000(Purifier):
     differentiable = False
     thread_safe = True
 
-    def __init__(self, ratio: float = 20.0) -> None:
+    def __init__(self, ratio: Annotated[float, Interval(ge=1, le=1000)] = 20.0) -> None:
         super().__init__()
         if not (is_number(ratio) and 1 <= ratio <= 1000):
             raise UserError(f"the ratio of jpeg2000 must be a number from 1 to 1000, e.g. 20, got {ratio!r}")
@@ -86,7 +92,7 @@ class DiffJpeg(Purifier):
     name = "diff_jpeg"
     thread_safe = True
 
-    def __init__(self, quality: int = 50) -> None:
+    def __init__(self, quality: Annotated[int, Interval(ge=1, le=99)] = 50) -> None:
         super().__init__()
         check_quality(quality, 99, self.name)
         self.quality = int(quality)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from certiqa.defenses.purifiers.filters import Unsharp
 from certiqa.defenses.purifiers.geometric import is_number
 from certiqa.defenses.purifiers.network import Upstream, given_weights, missing_weights, pad_to, shipped_weights
 from certiqa.errors import UserError
+from certiqa.options import Count, NonNegative, OddInt, Positive, PositiveInt
 
 NATIVE = "native"
 
@@ -67,8 +68,8 @@ class Diffpure(Purifier):
         self,
         weights: str | Path | None = None,
         *,
-        steps: int = 5,
-        size: int | str | None = None,
+        steps: Count = 5,
+        size: PositiveInt | Literal["native"] | None = None,
         checkpoint: bool = True,
         architecture: Mapping[str, Any] | None = None,
     ) -> None:
@@ -155,13 +156,13 @@ class DiffpureUnsharp(Diffpure):
         self,
         weights: str | Path | None = None,
         *,
-        steps: int = 5,
-        size: int | str | None = None,
+        steps: Count = 5,
+        size: PositiveInt | Literal["native"] | None = None,
         checkpoint: bool = True,
         architecture: Mapping[str, Any] | None = None,
-        kernel: int = 3,
-        amount: float = 1.0,
-        sigma: float = 1.0,
+        kernel: OddInt = 3,
+        amount: NonNegative = 1.0,
+        sigma: Positive = 1.0,
     ) -> None:
         super().__init__(weights, steps=steps, size=size, checkpoint=checkpoint, architecture=architecture)
         self.unsharp = Unsharp(kernel, amount, sigma)

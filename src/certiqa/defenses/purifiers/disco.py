@@ -12,6 +12,7 @@ from certiqa.defenses.purifiers.network import NetworkPurifier, Upstream, given_
 from certiqa.denoisers.implicit import build_liif
 from certiqa.errors import UserError
 from certiqa.metrics.weights import load_strictly, read_content
+from certiqa.options import PositiveInt
 
 
 class Disco(NetworkPurifier):
@@ -32,7 +33,9 @@ class Disco(NetworkPurifier):
     name = "disco"
     upstream = Upstream("a DISCO checkpoint for ImageNet", "the authors, http://www.svcl.ucsd.edu/projects/disco")
 
-    def __init__(self, weights: str | Path | None = None, *, chunk: int = 32768, checkpoint: bool = False) -> None:
+    def __init__(
+        self, weights: str | Path | None = None, *, chunk: PositiveInt = 32768, checkpoint: bool = False
+    ) -> None:
         if not given_weights(weights):
             raise self.missing_weights()
         if not (is_number(chunk) and chunk >= 1):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from certiqa.defenses.linear import ROUNDING, blur_matrix, odd
@@ -16,6 +18,7 @@ from certiqa.defenses.noise import fill_noise
 from certiqa.defenses.purified import Generators, Purifier
 from certiqa.defenses.purifiers.geometric import is_number, one_each
 from certiqa.errors import UserError
+from certiqa.options import Choices, Noise, NonNegative, OddInt, Positive
 
 WINDOW_VALUES = 2**25  # gathered window values in memory at a time, 128 MiB in float32
 
@@ -34,7 +37,7 @@ class MedianBlur(Purifier):
     name = "median_blur"
     thread_safe = True
 
-    def __init__(self, kernel: int = 3) -> None:
+    def __init__(self, kernel: OddInt = 3) -> None:
         super().__init__()
         self.kernel = odd(kernel, f"{self.name}.kernel")
         self.min_size = self.kernel // 2 + 1
@@ -70,7 +73,11 @@ class Bilateral(Purifier):
     thread_safe = True
 
     def __init__(
-        self, kernel: int = 5, sigma_color: float = 0.1, sigma_space: float = 1.5, distance: str = "l1"
+        self,
+        kernel: OddInt = 5,
+        sigma_color: Positive = 0.1,
+        sigma_space: Positive = 1.5,
+        distance: Annotated[str, Choices("l1", "l2")] = "l1",
     ) -> None:
         super().__init__()
         self.kernel = odd(kernel, f"{self.name}.kernel")
@@ -119,7 +126,7 @@ class Unsharp(Purifier):
     name = "unsharp"
     thread_safe = True
 
-    def __init__(self, kernel: int = 3, amount: float = 1.0, sigma: float = 1.0) -> None:
+    def __init__(self, kernel: OddInt = 3, amount: NonNegative = 1.0, sigma: Positive = 1.0) -> None:
         super().__init__()
         self.kernel = odd(kernel, f"{self.name}.kernel")
         if not (is_number(amount) and amount >= 0 and is_number(sigma) and sigma > 0):
@@ -163,7 +170,7 @@ class ColorQuantization(Purifier):
     differentiable = False
     thread_safe = True
 
-    def __init__(self, levels: int = 16) -> None:
+    def __init__(self, levels: Annotated[int, Interval(ge=2, le=256)] = 16) -> None:
         super().__init__()
         if not (is_number(levels) and levels == int(levels) and 2 <= levels <= 256):
             raise UserError(f"color_quantization.levels must be 2 to 256, a whole number, got {levels!r}")
@@ -185,7 +192,7 @@ class RandomNoise(Purifier):
     is_random = True
     thread_safe = True
 
-    def __init__(self, sigma: float = 0.01) -> None:
+    def __init__(self, sigma: Noise = 0.01) -> None:
         super().__init__()
         if not (is_number(sigma) and 0 <= sigma <= 1):
             raise UserError(f"random_noise.sigma must be 0 to 1, in [0, 1] pixel units, got {sigma!r}")

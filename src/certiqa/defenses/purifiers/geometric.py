@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor
 
 from certiqa.defenses.purified import Generators, Purifier
 from certiqa.errors import UserError
+from certiqa.options import Choices, Sides
 
 
 class RandomRotate(Purifier):
@@ -27,7 +30,12 @@ class RandomRotate(Purifier):
     is_random = True
     thread_safe = True
 
-    def __init__(self, degrees: float = 15.0, mode: str = "bilinear", fill: str = "reflection") -> None:
+    def __init__(
+        self,
+        degrees: Annotated[float, Interval(ge=0, le=180)] = 15.0,
+        mode: Annotated[str, Choices("bilinear", "nearest")] = "bilinear",
+        fill: Annotated[str, Choices("reflection", "zeros")] = "reflection",
+    ) -> None:
         super().__init__()
         if not (is_number(degrees) and 0 <= degrees <= 180):
             raise UserError(f"the degrees of random_rotate must be a number from 0 to 180, e.g. 15, got {degrees!r}")
@@ -67,7 +75,7 @@ class RandomCrop(Purifier):
     keeps_size = False
     thread_safe = True
 
-    def __init__(self, size: int | Sequence[int] = 128) -> None:
+    def __init__(self, size: Sides = 128) -> None:
         super().__init__()
         sides = list(size) if isinstance(size, Sequence) else [size, size]
         if len(sides) != 2 or not all(is_number(side) and side == int(side) and side >= 1 for side in sides):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
@@ -20,6 +20,7 @@ from certiqa.defenses.purifiers.geometric import RandomCrop, RandomRotate
 from certiqa.defenses.purifiers.network import given_weights, shipped_weights
 from certiqa.defenses.purifiers.restoration import RESTORERS
 from certiqa.errors import UserError, suggest
+from certiqa.options import OptionsOf
 
 PURIFIERS: dict[str, type[Purifier]] = {
     purifier.name: purifier
@@ -69,6 +70,12 @@ def load_step(name: str, options: Mapping[str, Any] | None, metric: nn.Module) -
             f'{name}={{"weights": path}}'
         )
     return load_purifier(name, **chosen)
+
+
+def options_by_step(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the annotations of a defense of several steps: for each purifier a mapping of what it takes, or null."""
+    known = PURIFIERS | WITH_WEIGHTS
+    return {name: Annotated[Mapping[str, Any], OptionsOf(known[name])] | None for name in known}
 
 
 def check_step_names(given: Iterable[str], steps: Iterable[str], also: Iterable[str] = ()) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from certiqa.defenses.purifiers.geometric import is_number
 from certiqa.defenses.purifiers.network import NetworkPurifier, Upstream, given_weights
 from certiqa.errors import UserError
 from certiqa.metrics.weights import looks_like, read_content
+from certiqa.options import Choices, Noise, PositiveInt, Share
 
 DOWNSCALES = ("area", "bicubic")
 TAKES_NOISE_MAP = ("DRUNet", "DnCNN")
@@ -55,11 +56,11 @@ class Restoration(NetworkPurifier):
         weights: str | Path | None = None,
         *,
         architecture: str | None = None,
-        outscale: int = 1,
-        downscale: str = "area",
-        noise_level: float | None = None,
+        outscale: PositiveInt = 1,
+        downscale: Annotated[str, Choices("area", "bicubic")] = "area",
+        noise_level: Noise | None = None,
         denoise_weights: str | Path | None = None,
-        denoise_strength: float = 0.2,
+        denoise_strength: Share = 0.2,
         checkpoint: bool = False,
     ) -> None:
         if not given_weights(weights):
