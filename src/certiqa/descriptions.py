@@ -19,7 +19,7 @@ def described(annotation: Any) -> str:
     """Return what is allowed, in words.
 
     >>> described(Annotated[float, Interval(ge=0, le=1)] | None)
-    'a number from 0 to 1, or null'
+    'a number from 0 to 1 or null'
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
