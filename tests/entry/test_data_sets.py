@@ -13,6 +13,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+spec = importlib.util.spec_from_file_location("forked", Path(__file__).parents[1] / "forked.py")
+forked = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(forked)
+
 ROOT = Path(__file__).parents[2]
 FAST = [
     *("debug=fast", "trainer.max_steps=2", "trainer.val_check_interval=2", "data.batch_size=2", "data.crop=64"),
@@ -38,14 +42,7 @@ def environment(**more):
 
 
 def call(script, *arguments, outputs, expect=0, **more):
-    done = subprocess.run(
-        command(script, *arguments, outputs=outputs),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment(**more),
-        timeout=300,
-    )
+    done = forked.run(command(script, *arguments, outputs=outputs), cwd=ROOT, env=environment(**more))
     assert done.returncode == expect, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
