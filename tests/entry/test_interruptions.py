@@ -9,7 +9,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "interruptions.py"
 SOME = (
     "training: (in the middle|in the ranking)|kill: evaluation: while an image|second cell"
-    "|damage: (checkpoint|identity|records$|summary of a finished|part of a study)"
+    "|damage: (checkpoint|identity|records$|table of a finished)"
 )
 
 
