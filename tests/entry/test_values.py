@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from certiqa.entry.app import explain
 from certiqa.entry.build import build
 from certiqa.entry.checks import check_config, check_launcher
 from certiqa.entry.identity import config_hash, register_resolvers
@@ -322,3 +323,11 @@ def test_null_is_refused_where_it_means_nothing(composed):
                 assert said.startswith(f"attack.{key} must be"), said
                 refusing += 1
     assert refusing > 30
+
+
+@pytest.mark.parametrize("typed", ["data=null", "metric=null", "attack=3"])
+def test_a_group_set_to_what_is_no_option_is_named_with_its_options(composed, monkeypatch, typed):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "seed=0", typed])
+    with pytest.raises(ValueError, match="Config group override") as caught:
+        composed(typed)
+    assert explain(caught.value).startswith(f"{typed} is no option of {typed.split('=')[0]}; there are: ")

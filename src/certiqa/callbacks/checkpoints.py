@@ -30,6 +30,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 
 from certiqa.data.order import TrainingLoader
 from certiqa.errors import UserError
+from certiqa.options import NonNegative
 from certiqa.storage.files import write_aside
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -82,7 +83,7 @@ class Checkpoints(Checkpoint):
         UserError: ``minutes`` is negative or no number.
     """
 
-    def __init__(self, dirpath: str | Path, minutes: float = 3.0) -> None:
+    def __init__(self, dirpath: str | Path, minutes: NonNegative = 3.0) -> None:
         if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not minutes >= 0:
             raise UserError(f"callbacks.checkpoint.minutes must be a number of at least 0, got {minutes!r}")
         self.folder = Path(dirpath)

@@ -186,6 +186,8 @@ def explain(error: BaseException) -> str | None:
         return advice_on_several(several.group(1))
     if isinstance(error, MissingConfigException):
         return _missing_option(text)
+    if text.startswith("Config group override must be"):  # a plain ValueError of Hydra's
+        return _no_option_of_a_group()
     if isinstance(error, ConfigCompositionException | HydraException | OmegaConfBaseException) and not isinstance(
         error, InstantiationException
     ):
@@ -204,6 +206,20 @@ def _unwritable(error: OSError) -> str:
     elif error.errno not in NO_SPACE:
         advice = "change its permissions, or set paths.outputs to a folder that can be written"
     return f"cannot write {place}: {error.strerror}; {advice}"
+
+
+def _no_option_of_a_group() -> str:
+    """Return what to say of a group that is set to null, a number or a mapping."""
+    typed = [text.lstrip("+~").partition("=") for text in sys.argv[1:]]
+    folder = config_folder()
+    groups = [
+        (key, value)
+        for key, _, value in typed
+        if (folder / key).is_dir() and not (folder / key / f"{value}.yaml").is_file()
+    ]
+    key, value = groups[0] if groups else ("a group", "null")
+    options = sorted(path.stem for path in (folder / key).glob("*.yaml"))
+    return f"{key}={value} is no option of {key}; there are: {', '.join(options)}"
 
 
 def _missing_option(text: str) -> str:
