@@ -190,8 +190,9 @@ def test_with_workers_too(unbroken, tmp_path):
         (smoothing, {"max_steps": -1, "max_epochs": 3, "val_check_interval": 2, "check_val_every_n_epoch": 1}),
         (smoothing, {"accumulate_grad_batches": 2, "max_steps": 6}),
         (smoothing, {"limit_train_batches": 2, "max_steps": 7}),
+        (lambda: purifying(), {"data": {"crop": 16}}),
     ],
-    ids=["dropout", "passes", "accumulated", "limited"],
+    ids=["dropout", "passes", "accumulated", "limited", "crops, each attacked anew"],
 )
 def test_so_it_is_with_other_networks_and_trainers(tmp_path, make, options):
     _, weights, curves = killed_and_continued(make, tmp_path / "unbroken", **options)
