@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +53,8 @@ def train(tmp_path_factory, mini_cache):
     environment["PYTHONPATH"] = f"{home}:{environment.get('PYTHONPATH', '')}"
 
     def call(outputs, *options, kill=None):
-        (home / "order").unlink(missing_ok=True)
+        for left in (home / "order", *home.glob("steps-*")):
+            left.unlink(missing_ok=True)
         if kill:
             (home / "order").write_text(" ".join(map(str, kill)))
         command = [sys.executable, str(ROOT / "train.py"), *OPTIONS, *options, "metric._target_=deadly.Deadly"]
@@ -134,8 +136,8 @@ def test_one_process_killed_and_told_to_stop_as_it_ranks(train, unbroken, tmp_pa
 
 
 def test_a_training_that_has_ended_is_not_begun_again(train, unbroken, tmp_path):
-    code, text, folder = train(tmp_path)
-    assert code == 0, text
+    folder = tmp_path / "train" / unbroken[0].name
+    shutil.copytree(unbroken[0], folder)
     (folder / "summary.json").unlink()
     (folder / "records" / "rank-0.jsonl").unlink()
     code, text, _ = train(tmp_path, kill=(signal.SIGKILL, 0, 1))
@@ -144,12 +146,16 @@ def test_a_training_that_has_ended_is_not_begun_again(train, unbroken, tmp_path)
     assert_same_run(folder, unbroken[0])
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_two_processes_one_of_which_is_killed(train, unbroken, tmp_path, rank):
-    code, _, folder = train(tmp_path, *DDP, kill=(signal.SIGKILL, rank, 5))
+def test_two_processes_of_which_first_one_is_killed_then_the_other_told_to_stop(train, unbroken, tmp_path):
+    code, _, folder = train(tmp_path, *DDP, kill=(signal.SIGKILL, 0, 3))
+    assert code == -signal.SIGKILL
+    code, text, _ = train(tmp_path, *DDP, kill=(signal.SIGKILL, 1, 2))
+    assert "last.ckpt, step 8" in text
     assert code != 0
-    code, text, _ = train(tmp_path, *DDP, kill=(signal.SIGTERM, rank, 2))
+    code, text, _ = train(tmp_path, *DDP, kill=(signal.SIGTERM, 1, 2))
+    assert "last.ckpt, step 9" in text
     assert code in (os.EX_TEMPFAIL, 130), text
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 11
     code, text, _ = train(tmp_path, *DDP)
     assert code == 0, text
     assert_same_run(folder, unbroken[1])

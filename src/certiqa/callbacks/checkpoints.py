@@ -114,16 +114,17 @@ class Checkpoints(Checkpoint):
         fetcher = trainer.fit_loop._data_fetcher
         assert fetcher is not None
         is_due = time.monotonic() - self._written >= 60 * self.minutes or loop._should_check_val_fx(fetcher)
-        told = self.signals is not None and self.signals.received is not None
-        reduce = trainer.strategy.reduce_boolean_decision
-        if done and reduce(is_due or told, all=False):
+        told = self._told_to_stop(trainer)
+        if done and trainer.strategy.reduce_boolean_decision(is_due or told, all=False):
             self.write(trainer)
-        if reduce(told, all=False):
+        if told:
             raise KeyboardInterrupt
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let signals interrupt."""
+        """Let signals interrupt, of which one may have come in the step before."""
         self._defer(False)
+        if self._told_to_stop(trainer):
+            raise KeyboardInterrupt
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let signals wait again while training goes on."""
@@ -134,18 +135,21 @@ class Checkpoints(Checkpoint):
         self._ended = True
         self.write(trainer)
         self._defer(False)
+        if self._told_to_stop(trainer):
+            raise KeyboardInterrupt
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Let signals interrupt again; nothing is written, as a step may be half done."""
-        if self.signals is not None:
-            self.signals.deferred = False
+        self._defer(False)
 
     def _defer(self, deferred: bool) -> None:
-        if self.signals is None:
-            return
-        self.signals.deferred = deferred
-        if not deferred and self.signals.received is not None:
-            raise KeyboardInterrupt
+        if self.signals is not None:
+            self.signals.deferred = deferred
+
+    def _told_to_stop(self, trainer: pl.Trainer) -> bool:
+        """Return whether any process of the run was: all stop at the same place."""
+        told = self.signals is not None and self.signals.received is not None
+        return trainer.strategy.reduce_boolean_decision(told, all=False)
 
     # -- what ----------------------------------------------------------------------------------------------
 
