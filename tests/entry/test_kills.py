@@ -155,6 +155,7 @@ def test_two_processes_of_which_first_one_is_killed_then_the_other_told_to_stop(
     code, text, _ = train(tmp_path, *DDP, kill=(signal.SIGTERM, 1, 2))
     assert "last.ckpt, step 9" in text
     assert code in (os.EX_TEMPFAIL, 130), text
+    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 11
     code, text, _ = train(tmp_path, *DDP)
     assert code == 0, text
@@ -169,7 +170,7 @@ def test_the_jobs_of_a_sweep_stop_in_order_when_it_is_killed(tmp_path, mini_cach
     wait_until(lambda: any(path.stat().st_size for path in tmp_path.glob("evaluate/*/records/rank-0.jsonl")))
     running.kill()
     running.wait(10)
-    (folder,) = tmp_path.glob("evaluate/*")
+    (folder,) = (path.parent for path in tmp_path.glob("evaluate/*/records"))
     wait_until((folder / "summary.json").is_file)
     assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
     with FileLock(folder / "run.lock", timeout=20):

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 from torch import nn
 
@@ -259,6 +260,15 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], loggers: lis
     assert isinstance(trainer, pl.Trainer)
     trainer._signal_connector = NoSignalConnector(trainer)
     return trainer
+
+
+def let_go_of_ranks(trainer: pl.Trainer) -> None:
+    """Forget the other ranks of an interrupted run, which have been ended.
+
+    Lightning's observer would kill this process as soon as it sees that, in the middle of writing the summary.
+    """
+    if isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
+        launcher.procs.clear()
 
 
 def chosen_device(config: DictConfig) -> str:

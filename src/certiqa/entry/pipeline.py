@@ -37,6 +37,7 @@ from certiqa.entry.build import (
     build_trainer,
     check_contract,
     check_shares,
+    let_go_of_ranks,
     run_folder,
     sides_to_score,
 )
@@ -176,6 +177,7 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning turns Ctrl-C into SystemExit
         status = "interrupted"
+        let_go_of_ranks(trainer)
         raise KeyboardInterrupt from error
     finally:
         preemption.deferred = True
