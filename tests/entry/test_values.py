@@ -168,6 +168,14 @@ def test_a_key_of_an_experiment_file_is_checked_too(composed, tmp_path):
     assert said.endswith("Did you mean 'num_samples'?")
 
 
+def test_a_refused_value_of_the_environment_is_named_and_not_shown(composed, monkeypatch):
+    monkeypatch.setenv("TOKEN", "s3cret value")
+    message = refused(composed("sigma=${oc.env:TOKEN}"))
+    assert message.startswith("sigma must be a number")
+    assert "${oc.env:TOKEN}" in message
+    assert "s3cret" not in message
+
+
 def test_a_key_of_the_users_own_stands_where_values_refer_to_it(composed):
     assert refused(composed("+rate=0.01", "training.optimizer.lr=${rate}")) is None
     assert refused(composed("+rate=0.01")).startswith("unknown key 'rate'")

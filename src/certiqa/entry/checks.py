@@ -77,8 +77,11 @@ def check_config(config: DictConfig) -> list[str]:
     if lacking := [key for key in missing_in(given) if not key.startswith("defense.")]:
         raise UserError(must_be_given(lacking[0]))
     refuse_loaders(given)
-    checked = Check(typed=typed_keys(config), used=references(config)).options(job, given, "")
-    check_together(checked)
+    try:
+        checked = Check(typed=typed_keys(config), used=references(config)).options(job, given, "")
+        check_together(checked)
+    except UserError as error:
+        raise UserError(without_secrets(str(error), config)) from None
     words = []
     for path, value in changes(given, checked):
         if path[0] in ("attack", "study") and isinstance(value, float):
@@ -174,6 +177,15 @@ def typed_keys(config: DictConfig) -> set[str]:
     typed = OmegaConf.select(config, "hydra.overrides.task")
     overrides = OverridesParser.create().parse_overrides(list(typed or []))
     return {override.key_or_group for override in overrides}
+
+
+def without_secrets(message: str, config: DictConfig) -> str:
+    """Return a message with ``${oc.env:TOKEN}`` in place of what it holds, of every variable that a config reads."""
+    raw = str(OmegaConf.to_container(config, resolve=False))
+    for variable in re.findall(r"\$\{oc\.env:(\w+)", raw):
+        if value := os.environ.get(variable):
+            message = message.replace(value, f"${{oc.env:{variable}}}")
+    return message
 
 
 def references(config: DictConfig) -> set[str]:
