@@ -1,6 +1,6 @@
 """Kill commands at chosen moments and damage their files: the same command must end as if nothing had happened.
 
-    python benchmarks/interruptions.py                   # the table of docs/runs.md
+    python benchmarks/interruptions.py                   # the tables of docs/sweeps.md
     python benchmarks/interruptions.py --only training   # the kinds that a pattern fits, e.g. 'damage|sweep'
     python benchmarks/interruptions.py --sample 2        # at most so many of each kind
 

@@ -147,7 +147,8 @@ def _label(event: str, args: tuple[Any, ...]) -> str:
 def _tear(event: str, args: tuple[Any, ...]) -> None:
     """Leave a file as a kill in the middle of writing it would."""
     if event == "os.rename":
-        os.truncate(args[0], os.path.getsize(args[0]) // 2)
+        if PARTIAL.search(os.fspath(args[0])):  # a finished file that gets another name is whole at any moment
+            os.truncate(args[0], os.path.getsize(args[0]) // 2)
     elif event == "open":
         path = Path(os.fspath(args[0]))
         line = path.read_bytes().splitlines()[-1] if path.exists() and path.stat().st_size else b'[{"image_id": "00'
