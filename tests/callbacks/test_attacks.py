@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from certiqa.attacks.suite import noise_like
 from certiqa.callbacks import Attacks
 from certiqa.callbacks.attacked_pictures import save
 from certiqa.evaluation.attacked import summarise_attacks
+from certiqa.evaluation.manifest import write_manifest
 from certiqa.evaluation.records import to_table
 from certiqa.metrics import FrozenMetric
 
@@ -145,9 +147,15 @@ def test_the_control_has_the_norm_of_the_attack():
 def test_every_attacked_image_has_a_picture_of_its_own(tmp_path):
     ids = ["a/1.png", "a_1.png", "a/1", "a_1", "1.png", "x" * 300, "x" * 301]
     paths = [save(tmp_path, greys(i / 10)[0], "ifgsm (transfer)", image_id) for i, image_id in enumerate(ids)]
-    with open(tmp_path / "attacked" / "manifest.csv", newline="") as file:
-        lines = list(csv.DictReader(file))
-    assert [(line["file"], line["image_id"]) for line in lines] == list(zip(paths, ids, strict=True))
+    records = pd.DataFrame({"attacked_path": [*paths, None], "attack": "ifgsm (transfer)", "image_id": [*ids, "none"]})
+    manifest = tmp_path / "attacked" / "manifest.csv"
+    for before in (None, "half a li"):
+        if before is not None:
+            manifest.write_text(before)
+        write_manifest(tmp_path, records)
+        with open(manifest, newline="") as file:
+            lines = list(csv.DictReader(file))
+        assert [(line["file"], line["image_id"]) for line in lines] == list(zip(paths, ids, strict=True))
     for i, path in enumerate(paths):
         with Image.open(tmp_path / path) as picture:
             assert np.asarray(picture)[0, 0, 0] == round(255 * i / 10), ids[i]

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +10,7 @@ import pytest
 
 from certiqa.errors import UserError
 from certiqa.storage import files
+from certiqa.storage.files import DamagedFileError, read_json, write_json
 
 
 def test_the_file_appears_whole_at_the_end_of_the_block(tmp_path):
@@ -105,3 +107,16 @@ def test_no_bar_where_nobody_watches(capfd):
     with files.byte_progress() as bar:
         bar.update(bar.add_task("x", total=10), completed=10)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("content", [{"srocc": 0.75, "radii": [0.03, 0.06], "name": "ü"}, [{"score": 1.5}, []]])
+def test_a_changed_digit_of_kept_state_is_noticed(tmp_path, content):
+    path = tmp_path / "state.json"
+    write_json(path, content)
+    assert read_json(path, type(content)) == content
+    text = path.read_text()
+    path.write_text(text.replace("5", "6", 1))
+    with pytest.raises(DamagedFileError, match="it is not as it was written"):
+        read_json(path, type(content))
+    path.write_text(json.dumps(content))
+    assert read_json(path, type(content)) == content, "older versions wrote no checksum"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +21,7 @@ from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric, as_metric
 from certiqa.metrics.weights import read_weights
 from certiqa.options import Budget, PositiveInt, PositiveShare, Step, Through
-from certiqa.storage.files import write_aside
+from certiqa.storage.files import CHECKSUM, write_aside
 
 
 class UniversalAttack(Attack):
@@ -206,16 +208,20 @@ class UniversalAttack(Attack):
         """Write the pattern as safetensors with ``facts`` as metadata; raises UserError where there is none."""
         if self.pattern is None:
             raise UserError(f"{self.name} has no pattern to save; call fit(metric, loader) first")
+        pattern = self.pattern.cpu().contiguous()
         with write_aside(path) as partial:
-            save_file({"pattern": self.pattern.cpu().contiguous()}, partial, metadata=self.facts)
+            save_file({"pattern": pattern}, partial, metadata=self.facts | {CHECKSUM: _checksum(pattern, self.facts)})
 
     def load(self, path: str | Path) -> Self:
         """Read a saved pattern.
 
         Raises:
-            UserError: no pattern in the file, or one of another attack, size or eps.
+            UserError: no pattern in the file, one that is not as it was written, or one of another attack, size or eps.
         """
         state, facts = read_weights(path)
+        said = facts.pop(CHECKSUM, None)  # older files have none
+        if said is not None and said != _checksum(state.get("pattern"), facts):
+            raise UserError(f"'{path}' is not as it was written; fit the pattern again")
         if "pattern" not in state or not {"attack", "eps", "size", "direction"} <= facts.keys():
             raise UserError(f"'{path}' holds no universal pattern; give a file that {self.name}.save wrote")
         if facts["attack"] != self.name:
@@ -236,6 +242,11 @@ class UniversalAttack(Attack):
             )
         self.pattern, self.facts = pattern.float().clamp(-self.eps, self.eps), dict(facts)
         return self
+
+
+def _checksum(pattern: Tensor | None, facts: Mapping[str, str]) -> str:
+    content = b"" if pattern is None else pattern.numpy().tobytes()
+    return f"{zlib.crc32(content + json.dumps(dict(facts), sort_keys=True).encode()):08x}"
 
 
 def _tensors(metric: QualityMetric) -> Iterator[Tensor]:

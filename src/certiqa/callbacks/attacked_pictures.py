@@ -1,8 +1,7 @@
-"""Attacked images as pictures: in the report's gallery, and as PNGs with a manifest."""
+"""Attacked images as pictures: in the report's gallery, and as PNGs."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ from certiqa.errors import UserError
 from certiqa.evaluation.gallery import read_gallery, write_gallery
 from certiqa.evaluation.records import plain
 from certiqa.metrics import QualityMetric
-from certiqa.storage.csv_cells import safe_cell
 
 
 def show(
@@ -51,7 +49,7 @@ def show(
 
 
 def save(folder: Path, image: Tensor, label: str, image_id: str) -> str:
-    """Write one attacked image ``(3, H, W)`` as PNG and its line of the manifest; returns its path in the run's folder.
+    """Write one attacked image ``(3, H, W)`` as PNG; returns its path in the run's folder.
 
     Raises:
         UserError: it cannot be written.
@@ -59,13 +57,6 @@ def save(folder: Path, image: Tensor, label: str, image_id: str) -> str:
     path = folder / "attacked" / file_name(label) / picture_name(image_id)
     try:
         save_picture(path, image)
-        manifest = folder / "attacked" / "manifest.csv"
-        new = not manifest.exists()
-        with open(manifest, "a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["file", "attack", "image_id"])
-            writer.writerow(map(safe_cell, (str(path.relative_to(folder)), label, image_id)))
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error}; free space, or attack.save_images=false") from error
     return str(path.relative_to(folder))

@@ -23,7 +23,7 @@ from certiqa.callbacks.attacked_pictures import save, show
 from certiqa.callbacks.progress import side_bar
 from certiqa.callbacks.records import Records, facts_of, refuse_unless_skipped
 from certiqa.defenses import purified_images, reported_scores
-from certiqa.errors import UserError
+from certiqa.errors import UserError, first_line
 from certiqa.evaluation.attacked import GRADIENTS
 from certiqa.evaluation.distances import image_distances
 from certiqa.evaluation.failing import one_by_one, why
@@ -87,8 +87,11 @@ class Attacks(pl.Callback):
                 continue
             path = self.folder / f"attack-{name}.safetensors"
             if path.is_file():
-                attack.load(path)
-                continue
+                try:
+                    attack.load(path)
+                    continue
+                except UserError as error:  # this run wrote it, so it was damaged since
+                    log.warning("%s; the attack is fitted again", first_line(error))
             if trainer.world_size > 1:
                 raise UserError(
                     f"attack '{name}' is fitted before it is applied, by one process: run once with trainer.devices=1, "

@@ -105,6 +105,8 @@ def run_in_folder(config: DictConfig, folder: Path, first_rank: bool, preemption
     """
     if not config.fresh and (done := finished_as_given(folder, config)):
         console.print(f"this run is finished already (fresh=true starts over): {folder}", soft_wrap=True)
+        if first_rank and not (folder / "report.html").is_file():  # the run was killed just before it
+            write_report(folder)
         print_summary(done)
         return optimised(config, done)
     quiet_lightning()

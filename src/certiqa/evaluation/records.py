@@ -14,6 +14,7 @@ import pandas as pd
 
 from certiqa.errors import UserError
 from certiqa.evaluation.identity import OtherRunError, check_identity, write_identity
+from certiqa.evaluation.manifest import write_manifest
 from certiqa.evaluation.record_lines import NO_ATTACK, Line, Row, has_radii, read_files, read_lines
 from certiqa.storage.files import write_aside
 from certiqa.storage.sealed import seal
@@ -182,6 +183,8 @@ def changed_images(folder: str | Path, rows: Iterable[Mapping[str, Any]], images
 def compile_records(folder: str | Path) -> pd.DataFrame:
     """Merge the lines of all ranks into ``records.parquet``, sorted by key, unless that is what it holds.
 
+    So is the manifest of attacked images that were kept as pictures.
+
     Returns:
         the table.
     """
@@ -193,6 +196,7 @@ def compile_records(folder: str | Path) -> pd.DataFrame:
         if not path.is_file() or path.read_bytes() != buffer.getvalue():
             with write_aside(path) as partial:
                 partial.write_bytes(buffer.getvalue())
+        write_manifest(Path(folder), table)
     except OSError as error:
         raise UserError(
             f"cannot write '{path}': {error}; the records themselves are safe in records/, free space and run again"

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from certiqa.errors import UserError, first_line
 
 Shape = TypeVar("Shape", dict[str, Any], list[Any])
 KINDS = {dict: "object", list: "list"}  # as JSON calls them
+CHECKSUM = "checksum"
+"""The key under which ``write_json`` notes what the rest of the file sums up to."""
 
 
 class DamagedFileError(UserError):
@@ -46,7 +49,8 @@ def read_json(path: str | Path, shape: type[Shape]) -> Shape | None:
         shape: ``dict`` or ``list``, as the file was written.
 
     Raises:
-        DamagedFileError: it is there and cannot be read, is not JSON, or holds something of another shape.
+        DamagedFileError: it is there and cannot be read, is not JSON, holds something of another shape, or is not what
+            was written. A file of an older version, which has no checksum, is taken as it is.
     """
     try:
         content = json.loads(Path(path).read_bytes())
@@ -54,9 +58,18 @@ def read_json(path: str | Path, shape: type[Shape]) -> Shape | None:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedFileError(path, getattr(error, "strerror", None) or first_line(error)) from error
+    if isinstance(content, dict) and CHECKSUM in content:
+        said = content.pop(CHECKSUM)
+        content = content.get("content") if shape is list else content
+        if said != _checksum(content):
+            raise DamagedFileError(path, "it is not as it was written")
     if not isinstance(content, shape):
         raise DamagedFileError(path, f"it holds no JSON {KINDS[shape]}")
     return content
+
+
+def _checksum(content: Any) -> str:
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 
 def write_json(
@@ -67,7 +80,7 @@ def write_json(
     allow_nan: bool = True,
     default: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Write state for ``read_json``, whole or not at all; see ``write_aside``.
+    """Write state for ``read_json`` with its checksum, whole or not at all; see ``write_aside``.
 
     Args:
         path: the file; its folder must exist.
@@ -76,9 +89,10 @@ def write_json(
         allow_nan: write NaN and infinities as Python reads them back; False raises ValueError, for other readers.
         default: turns what JSON does not know into something that it does.
     """
+    plain = json.loads(json.dumps(content, default=default, allow_nan=allow_nan))
+    sealed = {CHECKSUM: _checksum(plain)} | (plain if isinstance(plain, dict) else {"content": plain})
     with write_aside(path, durable=durable) as partial:
-        text = json.dumps(content, indent=1, default=default, allow_nan=allow_nan)
-        partial.write_text(text + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(sealed, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -70,19 +72,25 @@ def file_of(folder: Path, image_id: str) -> Path:
 
 
 def keep(folder: Path, ids: Sequence[str], values: Tensor) -> None:
-    """Write attacked images, one file each."""
+    """Write attacked images, one file each, with a checksum behind the array."""
     for image_id, value in zip(ids, values.cpu().numpy(), strict=True):
-        with written(file_of(folder, image_id)) as partial, open(partial, "wb") as file:
-            np.save(file, value)
+        content = io.BytesIO()
+        np.save(content, value)
+        with written(file_of(folder, image_id)) as partial:
+            partial.write_bytes(content.getvalue() + _checksum(content.getvalue()))
+
+
+def _checksum(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(4, "big")
 
 
 def is_kept(path: Path) -> bool:
-    """Return whether an attacked image is there, as long as its header says; its pixels are not read."""
+    """Return whether an attacked image is there as it was written."""
     try:
-        np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError):  # not there, empty, cut short, or no array
+        content = path.read_bytes()
+    except OSError:
         return False
-    return True
+    return len(content) > 4 and content[-4:] == _checksum(content[:-4])
 
 
 def all_kept(folder: Path) -> bool:
