@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -25,14 +25,19 @@ class Says:
     above_one: str = ""
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, eq=False)
 class Choices(GroupedMetadata):
-    """The texts that an option may be: ``Annotated[str, Choices("raise", "lower")]``."""
+    """The texts that an option may be: ``Annotated[str, Choices("raise", "lower")]``.
 
-    known: tuple[str, ...]
+    Args:
+        known: the texts.
+        of: in place of them a registry, to which names may be added later.
+    """
 
-    def __init__(self, *known: str) -> None:
-        object.__setattr__(self, "known", known)
+    known: Collection[str]
+
+    def __init__(self, *known: str, of: Collection[str] | None = None) -> None:
+        object.__setattr__(self, "known", known if of is None else of)
 
     def __iter__(self) -> Iterator[object]:
         yield Predicate(self.known.__contains__)

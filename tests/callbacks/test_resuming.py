@@ -1,6 +1,5 @@
 """Callbacks used from Python: a folder's records go on as they were begun, or are refused by name."""
 
-import json
 import re
 
 import numpy as np
@@ -84,12 +83,12 @@ def test_scores_of_another_making_are_refused(folder, curved_metric, smooth):
 
 def test_settings_are_no_columns_of_a_comparison_and_a_given_identity_stays_as_it_is(folder, curved_metric):
     run_test(curved_metric, Certification(folder, **REQUEST))
-    kept = json.loads((folder / "records" / "identity.json").read_text())
+    kept = read_json(folder / "records" / "identity.json", dict)
     own = kept.keys() - {"format", "weights", "data", "device"}
     assert {key.rpartition(".")[2] for key in own} >= {"sigma", "radii", "seed", "stopping"}
     assert all(NOT_SETTINGS.match(key) for key in own)
     recorder = Certification(folder.with_name("command"), **REQUEST)
     recorder.identity = {"sigma": 0.2}
     run_test(curved_metric, recorder)
-    kept = json.loads((recorder.folder / "records" / "identity.json").read_text())
+    kept = read_json(recorder.folder / "records" / "identity.json", dict)
     assert kept.keys() == {"format", "weights", "data", "device", "sigma"}

@@ -1,6 +1,5 @@
 """One corrupt image among many: the run stops and names it, or goes on and says in its records what it left out."""
 
-import json
 import logging
 
 import numpy as np
@@ -18,6 +17,7 @@ from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing
 from certiqa.errors import UserError
 from certiqa.evaluation import RecordStore, summarise
+from certiqa.evaluation.gallery import read_gallery
 from certiqa.evaluation.records import lacking
 from certiqa.metrics import FrozenMetric, QualityMetric
 from certiqa.training import DefenseModule
@@ -235,7 +235,7 @@ def test_a_metric_that_raises_on_one_image_is_named_or_recorded_as_failed(dark, 
     with pytest.raises(UserError, match=rf"^metric 'fragile' fails on {REASON}. .*data.on_error=skip$"):
         run_test(dark, metric, make(), recorder)
     table = run_test(dark, metric, make(on_error="skip"), recorder, Gallery(dark / "run", COUNT))
-    shown = json.loads((dark / "run" / "gallery.json").read_text())
+    shown = read_gallery(dark / "run")
     assert [entry["image_id"] for entry in shown].count(f"{BODY}.png") == 0
     assert len(shown) == COUNT - 1
     failed = table[table.failure.notna()]

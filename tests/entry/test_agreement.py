@@ -73,7 +73,7 @@ REFUSED = [
     (
         "evaluate",
         ("defense=fcn", "defense.purifier=jpeg"),
-        "'jpeg' has no option 'checkpoint'",
+        "unknown key 'defense.weights'.* has no option 'weights'",
     ),
     ("evaluate", ("defense=ms", "defense.name=dms_iqa"), "defense.name=dms_iqa is the name of another defense .* ms;"),
     ("train", ("defense=dms", "+objective.ranking_weight=0.1"), "which is what defense=dms_iqa does"),

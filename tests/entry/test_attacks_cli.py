@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from certiqa.evaluation import read_summary
 from certiqa.reports.tables import range_width
 
 spec = importlib.util.spec_from_file_location("forked", Path(__file__).parents[1] / "forked.py")
@@ -44,7 +45,7 @@ def test_an_attack_leaves_records_figures_pictures_and_files(tmp_path, mini_cach
     assert (attacked.score_attacked > attacked.score).all(), "quality was to be raised"
     assert attacked[["score_unrounded", "score_noise", "psnr", "ssim", "seconds"]].notna().all().all()
     assert (table[table.attack == "none"].lower.notna()).all(), "certificates stand beside"
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_summary(folder)
     assert summary["attacks"] == ["ifgsm"]
     assert summary["attack_gain_ifgsm"] > summary["attack_gain_of_noise_ifgsm"]
     assert summary["num_images"] == 4
@@ -81,7 +82,7 @@ def test_a_transfer_attack_is_another_one(tmp_path, mini_cache):
         attacked[["ssim_purified", "psnr_purified", "ssim_purified_clean", "psnr_purified_clean"]].notna().all().all()
     )
     assert (attacked.psnr_purified < attacked.psnr_purified_clean).all()
-    summary = json.loads((only_folder(tmp_path) / "summary.json").read_text())
+    summary = read_summary(only_folder(tmp_path))
     change = (attacked.score_clean - attacked.score_attacked).abs().mean()
     assert summary["attack_robust_abs_gain_fgsm (transfer)"] == pytest.approx(change / range_width(summary), rel=1e-5)
     quality = (attacked.ssim_purified + attacked.psnr_purified / 40).mean()
@@ -104,7 +105,7 @@ def test_a_set_attack_runs_after_all_images_and_goes_on_where_it_stopped(tmp_pat
     assert sorted(attacked.target.round(5)) == sorted(clean.score.round(5)), "the plan deals out the clean scores"
     before, after = clean.score, attacked.score_attacked
     assert ((after - attacked.target).abs() <= (before - attacked.target).abs() + 1e-6).all()
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_summary(folder)
     assert summary["attack_srocc_with_clean_sma"] < 0 < summary["attack_mae_with_clean_sma"]
     for key in ("srocc_with_mos", "krocc_with_mos_low", "plcc_with_mos_before", "rmse_with_mos_unrounded"):
         assert summary[f"attack_{key}_sma"] is not None
@@ -144,7 +145,7 @@ def test_rank_inversion_in_a_run_takes_batches_of_any_size(tmp_path, mini_cache)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["attack=ifgsm", "attack.eps=2"], "attack.eps of ifgsm must be at most 1"),
+        (["attack=ifgsm", "attack.eps=2"], "attack.eps must be a number above 0 and at most 1"),
         *(
             pytest.param(options, message, marks=pytest.mark.full)
             for options, message in (
@@ -152,9 +153,9 @@ def test_rank_inversion_in_a_run_takes_batches_of_any_size(tmp_path, mini_cache)
                 (["attack=sma", "data.limit_test=2"], "at least 3 images, but 2 are tested"),
                 (["attack=sma", "attack.direction=lower", "defense=none"], "attack 'sma' has no direction"),
                 (["attack=sma", "attack.plan=revers", "defense=none"], "Did you mean 'reverse'"),
-                (["attack=ifgsm", "attack.eps=0"], "attack.eps of ifgsm must be a number above 0"),
-                (["attack=ifgsm", "attack.aim=somebody"], "attack.aim must be one of defense, undefended"),
-                (["attack=ifgsm", "attack.direction=up"], "no direction 'up'; there are: raise, lower, away"),
+                (["attack=ifgsm", "attack.eps=0"], "attack.eps must be a number above 0"),
+                (["attack=ifgsm", "attack.aim=somebody"], "attack.aim must be defense or undefended"),
+                (["attack=ifgsm", "attack.direction=up"], "attack.direction must be raise, lower or away"),
                 (["attack=ifgsm", "defense=jpeg", "defense.backward=none"], "its step 'jpeg' stops it"),
             )
         ),

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from certiqa.evaluation import read_records
+from certiqa.evaluation import read_records, read_summary
 
 spec = importlib.util.spec_from_file_location("forked", Path(__file__).parents[1] / "forked.py")
 forked = importlib.util.module_from_spec(spec)
@@ -64,7 +64,7 @@ def test_a_run_leaves_what_is_promised(trained):
     names = {path.name for path in folder.iterdir()}
     assert names >= {".hydra", "checkpoints", "records", "records.parquet", "summary.json", "report.html", "run.log"}
     assert {path.name for path in (folder / "checkpoints").iterdir()} >= {"denoiser.safetensors"}
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_summary(folder)
     assert summary["status"] == "finished"
     assert summary["defense"] == "dms_iqa"
     assert summary["num_images"] == 6
@@ -120,7 +120,7 @@ def test_a_multirun_makes_one_folder_a_job(tmp_path, mini_cache):
     folders = [path for path in (tmp_path / "train").iterdir() if path.is_dir()]
     assert sorted(folder.name.split("-")[2] for folder in folders) == ["dms", "ms", "none"]
     for folder in folders:
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = read_summary(folder)
         assert summary["status"] == "finished"
         assert summary["num_images"] == 4
         assert ("certified_srocc" in summary) == (summary["defense"] != "none")
@@ -173,7 +173,7 @@ def test_a_stopped_run_keeps_its_records_and_the_same_command_goes_on(number, co
     assert message in errors
     assert "Traceback" not in errors
     folder = only_folder(tmp_path, "evaluate")
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_summary(folder)
     assert summary["status"] == "interrupted"
     assert 2 <= summary["num_images"] < 12
     assert (folder / "report.html").is_file()
@@ -274,7 +274,7 @@ def test_two_processes_share_the_images(tmp_path, unbroken):
     shares = [len(path.read_text().splitlines()) for path in sorted(folder.glob("records/rank-*.jsonl"))]
     assert shares == [6, 6]
     assert_same_records(folder, unbroken)
-    found, expected = (json.loads((path / "summary.json").read_text()) for path in (folder, unbroken))
+    found, expected = (read_summary(path) for path in (folder, unbroken))
     for key in ("num_images", "num_forward", "srocc", "certified_delta_median", "certified_srocc"):
         assert found[key] == pytest.approx(expected[key], abs=1e-4), key
 
@@ -284,7 +284,7 @@ def test_records_made_otherwise_are_refused(tmp_path, unbroken):
     shutil.copytree(unbroken, folder)
     elsewhere = [f"hydra.run.dir={folder}", *STOPPED]
     done = call("evaluate.py", *elsewhere, "sigma=0.13", outputs=tmp_path, expect=1)
-    assert "were made otherwise" in done.stderr
+    assert "holds the results of another run" in done.stderr
     assert "sigma was 0.12, is 0.13" in done.stderr
     assert "fresh=true" in done.stderr
     assert_same_records(folder, unbroken)
@@ -314,7 +314,7 @@ def test_a_tolerance_stops_early_and_says_why(tmp_path, mini_cache):
         ),
         (["certification.radiuss=1"], "unknown key 'certification.radiuss'. Did you mean 'certification.radius'"),
         (["sigmma=0.1"], "unknown key 'sigmma'. Did you mean 'sigma'"),
-        (["sigma=0"], "sigma must be positive"),
+        (["sigma=0"], "sigma must be a number above 0 and at most 1"),
         (["seed=-1"], r"seed must be a whole number from 0 to 4294967295, got -1"),
         (["seed=4294967296"], r"seed must be a whole number from 0 to 4294967295, got 4294967296"),
         (["metric=pyiqa"], r"metric\.metric_name must be given: metric\.metric_name=\.\.\."),
@@ -324,7 +324,7 @@ def test_a_tolerance_stops_early_and_says_why(tmp_path, mini_cache):
             r"radius 0\.5 cannot be certified with num_samples=100 .* num_samples>=446977",
         ),
         (["metric._target_=nowhere.Metric"], "nowhere"),
-        (["metric._target_=torch.nn.Identity"], "returned shape"),
+        (["metric._target_=torch.nn.Identity", "defense=dms"], "returned shape"),
         (["data.crop=500", "defense=dms"], "is 224x224, smaller than the training crop of 500"),
         (["metric.weights=/no/such/file.safetensors"], "no weights at '/no/such/file.safetensors'"),
     ],
@@ -387,7 +387,7 @@ def test_nan_scores_fail_their_image_and_the_others_go_on(tmp_path, mini_cache):
     assert "scored" in done.stderr
     assert "nan" in done.stderr.lower()
     assert "Traceback" not in done.stderr
-    summary = json.loads((only_folder(tmp_path, "evaluate") / "summary.json").read_text())
+    summary = read_summary(only_folder(tmp_path, "evaluate"))
     assert summary["status"] == "finished"
     assert summary["num_images"] > 0
     assert summary["num_failed"] > 0

@@ -103,7 +103,7 @@ def test_a_name_too_long_for_a_folder_is_refused_before_anything_starts(sweep, t
     assert "no folder's name may take more than 255 bytes" in errors
     code, _, errors, _ = sweep("defense=none", f"name={'x' * 300}", several=False)
     assert code == 1
-    assert "File name too long; no name of a file or folder may take more than 255 bytes" in errors
+    assert "name is too long for a folder: 300 bytes of at most" in errors
     assert not list(tmp_path.glob("o/*/*/runs"))
 
 

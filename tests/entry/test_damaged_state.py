@@ -1,7 +1,6 @@
 """A state file of a run's folder that cannot be read blocks no command: it is made again, or one sentence names it."""
 
 import importlib.util
-import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 from certiqa.entry import report
+from certiqa.evaluation import read_summary
 from certiqa.reports.comparison.gather import gather
 
 spec = importlib.util.spec_from_file_location("commands", Path(__file__).with_name("commands.py"))
@@ -73,7 +73,7 @@ def test_an_unfinished_run_goes_on_or_says_why_not(made, run, name, how, monkeyp
         assert "fresh=true" in said.err
         return
     assert code == 0, said.err
-    then, now = (json.loads((folder / "summary.json").read_text()) for folder in (made / "mine", run))
+    then, now = (read_summary(folder) for folder in (made / "mine", run))
     assert now["status"] == "finished"
     for key in ("num_images", "certified_delta_mean", "score_sd"):
         assert now[key] == then[key]

@@ -13,6 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from certiqa.evaluation import read_summary
+
 spec = importlib.util.spec_from_file_location("forked", Path(__file__).parents[1] / "forked.py")
 forked = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(forked)
@@ -50,7 +52,7 @@ def call(script, *arguments, outputs, expect=0, **more):
 
 def run_of(outputs, task):
     (folder,) = (path for path in (outputs / task).iterdir() if path.is_dir())
-    return folder, json.loads((folder / "summary.json").read_text())
+    return folder, read_summary(folder)
 
 
 def records(folder):

@@ -1,6 +1,5 @@
 """``evaluate.py attack=NAME defense=D`` for every attack against no defense, a purifier and a smoothed metric."""
 
-import json
 import warnings
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from certiqa.attacks import ATTACKS, SetAttack, UniversalAttack, load_attack
 from certiqa.data import load_dataset
 from certiqa.entry import identity
 from certiqa.entry.pipeline import run
+from certiqa.evaluation import read_summary
 from certiqa.metrics import load_metric
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -61,7 +61,7 @@ def test_evaluate_runs_every_attack_against_every_kind_of_defense(name, defense,
             member.pattern_file = str(patterns / f"{name}.safetensors")
     with warnings.catch_warnings(action="ignore"):  # that so few steps do not reach the border
         run(config)
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary = read_summary(tmp_path / "run")
     assert summary["status"] == "finished"
     wanted = ["ifgsm", "apgd", "square"] if name == "suite_quick" else [name]
     assert sorted(summary["attacks"]) == sorted(wanted)

@@ -17,7 +17,7 @@ from PIL import Image
 from certiqa.entry import checks, finished, inputs, pipeline
 from certiqa.entry import identity as identities
 from certiqa.errors import UserError
-from certiqa.evaluation import read_records
+from certiqa.evaluation import read_records, read_summary
 
 ROOT = Path(__file__).parents[2]
 METRIC = """import torch
@@ -77,7 +77,7 @@ def config_of(place, *options):
 def run(place, *options):
     (place / "run").mkdir(exist_ok=True)
     pipeline.run(config_of(place, *options))
-    return json.loads((place / "run" / "summary.json").read_text())
+    return read_summary(place / "run")
 
 
 FIGURES = ("num_images", "srocc", "plcc", "certified_delta_median", "certified_delta_mean_r0.02", "score_sd")
@@ -204,7 +204,7 @@ def test_a_run_whose_images_have_no_records_does_not_end_as_finished(place, monk
         UserError, match=r"5 of 5 test images are not recorded as they should be, the first is '0\.bmp'"
     ):
         pipeline.run(config_of(place))
-    assert json.loads((place / "run" / "summary.json").read_text())["status"] == "failed"
+    assert read_summary(place / "run")["status"] == "failed"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Real kills of the commands: nothing is lost, nobody lives on, and the weights are those of an unbroken run."""
 
-import json
 import os
 import shutil
 import signal
@@ -14,6 +13,8 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file
+
+from certiqa.evaluation import read_summary
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["data.resize=64", "data.batch_size=8", "trainer.max_steps=14", "objective.mse_share=0.4", "num_samples=40"]
@@ -107,7 +108,7 @@ def assert_same_run(folder, expected):
     for file in ("metrics.csv", "records.parquet"):
         read = pd.read_csv if file.endswith("csv") else pd.read_parquet
         pd.testing.assert_frame_equal(*(read(path / file) for path in (folder, expected)), check_exact=True)
-    summaries = [json.loads((path / "summary.json").read_text()) for path in (folder, expected)]
+    summaries = [read_summary(path) for path in (folder, expected)]
     assert summaries[0]["status"] == "finished"
     assert summaries[0]["srocc"] == summaries[1]["srocc"]
 
@@ -122,7 +123,7 @@ def test_one_process_killed_and_told_to_stop_as_it_ranks(train, unbroken, tmp_pa
     assert "last.ckpt, step 8" in text
     assert code == os.EX_TEMPFAIL
     assert "stopped by SIGTERM; what is done is kept, the same command continues" in text
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_summary(folder)
     assert summary["status"] == "interrupted"
     last = folder / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 10, "the step under way was ended and kept"
@@ -132,7 +133,7 @@ def test_one_process_killed_and_told_to_stop_as_it_ranks(train, unbroken, tmp_pa
     (told,) = [line for line in text.splitlines() if "is no checkpoint of this run" in line]
     assert told.endswith("it is set aside as last.ckpt.damaged-1; training goes on from step 9")
     assert_same_run(folder, unbroken[0])
-    assert json.loads((folder / "summary.json").read_text())["seconds"] > summary["seconds"]
+    assert read_summary(folder)["seconds"] > summary["seconds"]
 
 
 def test_a_training_that_has_ended_is_not_begun_again(train, unbroken, tmp_path):
@@ -155,7 +156,7 @@ def test_two_processes_of_which_first_one_is_killed_then_the_other_told_to_stop(
     code, text, _ = train(tmp_path, *DDP, kill=(signal.SIGTERM, 1, 2))
     assert "last.ckpt, step 9" in text
     assert code in (os.EX_TEMPFAIL, 130), text
-    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
+    assert read_summary(folder)["status"] == "interrupted"
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 11
     code, text, _ = train(tmp_path, *DDP)
     assert code == 0, text
@@ -172,7 +173,7 @@ def test_the_jobs_of_a_sweep_stop_in_order_when_it_is_killed(tmp_path, mini_cach
     running.wait(10)
     (folder,) = (path.parent for path in tmp_path.glob("evaluate/*/records"))
     wait_until((folder / "summary.json").is_file)
-    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
+    assert read_summary(folder)["status"] == "interrupted"
     with FileLock(folder / "run.lock", timeout=20):
         pass  # the same command can go on
 

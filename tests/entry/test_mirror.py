@@ -1,6 +1,5 @@
 """A metric and its mirror, where lower is better, from training to report: the same figures, intervals mirrored."""
 
-import json
 import re
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from certiqa.data import registry
 from certiqa.data.images import ImageDataset, ImageRecord
 from certiqa.entry import identity, pipeline
 from certiqa.errors import UserError
+from certiqa.evaluation import read_summary
+from certiqa.evaluation.gallery import read_gallery
 from certiqa.metrics import FrozenMetric, require_metric
 from certiqa.reports import comparison_table
 
@@ -116,7 +117,7 @@ def mirrored(request, squares, tmp_path_factory):
 
 
 def summary_of(folder):
-    return json.loads((folder / "summary.json").read_text())
+    return read_summary(folder)
 
 
 def test_every_figure_of_the_summary_is_the_same(plain, mirrored):
@@ -156,7 +157,7 @@ def test_training_and_validation_curves_are_the_same(plain, mirrored):
 
 def test_the_gallery_shows_the_same_images_with_mirrored_scores(plain, mirrored):
     total, folder = mirrored
-    first, second = (json.loads((path / "gallery.json").read_text()) for path in (plain, folder))
+    first, second = (read_gallery(path) for path in (plain, folder))
     assert [entry["image_id"] for entry in first] == [entry["image_id"] for entry in second]
     for one, other in zip(first, second, strict=True):
         for panel, turned in zip(one["panels"], other["panels"], strict=True):

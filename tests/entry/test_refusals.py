@@ -60,7 +60,7 @@ def made_on_a_gpu(folder):
     """Make a run one that was begun with the noise of another type of device."""
     cut_short(folder)
     identity = folder / "records" / "identity.json"
-    identity.write_text(identity.read_text().replace('"cpu"', '"cuda"'))
+    write_json(identity, read_json(identity, dict) | {"device": "cuda"})
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from certiqa.callbacks import WandbTracker
 from certiqa.entry.identity import SWEEP, register_resolvers
+from certiqa.evaluation import read_summary
+from certiqa.evaluation.gallery import read_gallery
 from certiqa.evaluation.tracked import attack_rows, flat_summary, radius_curves, record_rows
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -51,7 +53,7 @@ def test_the_curves_are_those_of_metrics_csv(tracked_run):
 
 def test_certificates_are_curves_over_the_radius(tracked_run):
     _, folder, file = tracked_run
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_summary(folder)
     rows = [row for row in file.history if "certified/radius" in row]
     assert [row["certified/radius"] for row in rows] == [0.03, 0.06]
     for row in rows:
@@ -62,7 +64,7 @@ def test_certificates_are_curves_over_the_radius(tracked_run):
 
 def test_the_summary_is_that_of_the_run(tracked_run):
     _, folder, file = tracked_run
-    for key, value in flat_summary(json.loads((folder / "summary.json").read_text())).items():
+    for key, value in flat_summary(read_summary(folder)).items():
         assert file.summary[key] == (pytest.approx(value) if isinstance(value, float) else value), key
     assert file.summary["status"] == "finished"
 
@@ -83,7 +85,7 @@ def test_records_and_attacks_are_tables(tracked_run):
 
 def test_the_gallery_is_there_with_captions(tracked_run):
     _, folder, file = tracked_run
-    panels = [panel for entry in json.loads((folder / "gallery.json").read_text()) for panel in entry["panels"]]
+    panels = [panel for entry in read_gallery(folder) for panel in entry["panels"]]
     assert file.summary["gallery.count"] == len(panels) == 5  # clean, noisy, denoised, attacked, x10
     assert ", clean, score " in file.summary["gallery.captions"][0]
     for panel, name in zip(panels, file.summary["gallery.filenames"], strict=True):
@@ -111,7 +113,7 @@ def test_tensorboard_has_the_curves_and_the_summary(tracked_run):
     events.Reload()
     table = pd.read_csv(folder / "metrics.csv")["train/loss"].dropna()
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(list(table))
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_summary(folder)
     assert [event.value for event in events.Scalars("summary/srocc")] == pytest.approx([summary["srocc"]])
 
 

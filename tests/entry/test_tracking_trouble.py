@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from certiqa.callbacks import WandbTracker
 from certiqa.entry import tracking
 from certiqa.errors import UserError
+from certiqa.evaluation import read_summary
 
 RADII = ["certification.radii=[0.03]", "certification.radius=0.03"]
 # a metric that fails once there is a record, until a file beside it exists
@@ -138,7 +139,7 @@ def test_a_network_that_is_not_there_or_goes_away_stops_nothing(tmp_path, mini_c
     assert server.operations.count("UpsertBucket") >= lives
     assert "W&B cannot be reached, the rest is kept here" in done.stdout
     (folder,) = wandb_runs.folders(tmp_path, "evaluate")
-    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+    assert read_summary(folder)["status"] == "finished"
     last = wandb_runs.wandb_files(folder)[0]  # "offline-run-" sorts before "run-"
     assert last.exit_code == 0
     assert last.summary["status"] == "finished"

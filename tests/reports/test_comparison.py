@@ -69,9 +69,9 @@ def test_runs_cut_short_anywhere_still_make_a_site(sweep, read_comparison):
 
 def test_mixed_versions_are_told_and_other_formats_are_not_read(sweep):
     path = sweep / "evaluate" / "good" / "records" / "identity.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    write_json(path, read_json(path, dict) | {"format": 1})
     summary = sweep / "evaluate" / "bad" / "summary.json"
-    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"versions": {"certiqa": "0.0.9"}}))
+    write_json(summary, read_json(summary, dict) | {"versions": {"certiqa": "0.0.9"}})
     runs = gather([sweep])
     notes = " ".join(notes_on(runs))
     assert "different versions of certiqa: 0.0.9 (1 run), 0.1.0 (5 runs)" in notes

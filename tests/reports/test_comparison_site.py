@@ -9,6 +9,7 @@ import pytest
 
 from certiqa.entry.report import main
 from certiqa.errors import UserError
+from certiqa.evaluation import read_summary
 from certiqa.reports import write_comparison
 from certiqa.reports.comparison import figures as figures_module
 from certiqa.reports.comparison.columns import build_table
@@ -125,7 +126,7 @@ def test_everything_given_is_escaped(tmp_path, write_run):
 
 
 def test_every_key_of_every_summary_may_be_missing_null_or_nonsense(sweep, read_comparison):
-    summary = json.loads((sweep / "evaluate" / "good" / "summary.json").read_text())
+    summary = read_summary(sweep / "evaluate" / "good")
     for number, value in enumerate((None, "x", [{}], -1)):
         values = dict.fromkeys(summary, value)
         folder = shutil.copytree(sweep / "evaluate" / "bad", sweep / f"odd{number}")

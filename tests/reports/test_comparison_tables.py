@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from certiqa.evaluation import read_summary
 from certiqa.evaluation.records import to_table
 from certiqa.reports import write_comparison
 from certiqa.reports.comparison import significance
@@ -32,13 +32,13 @@ def test_rows_hold_the_summary_and_one_radius(sweep):
     table = build_table(runs)
     assert table.radius == 0.03
     rows = by_name(table)
-    summary = json.loads((sweep / "evaluate" / "good" / "summary.json").read_text())
+    summary = read_summary(sweep / "evaluate" / "good")
     for key, name in (("srocc", "srocc"), ("tau_srocc", "tau_srocc"),
                       ("delta_range", "certified_delta_range_share_r0.03"),
                       ("delta_sd", "certified_delta_sd_share_r0.03"), ("abstention", "abstention_rate_r0.03"),
                       ("certified_srocc", "certified_srocc_r0.03"), ("gain", "attack_gain_ifgsm")):  # fmt: skip
         assert rows["good"][key] == summary[name], key
-    worst = json.loads((sweep / "evaluate" / "jpeg" / "summary.json").read_text())["attack_gain_worst"]
+    worst = read_summary(sweep / "evaluate" / "jpeg")["attack_gain_worst"]
     assert rows["jpeg"]["gain"] == worst
     assert rows["jpeg"]["delta"] is None
     assert rows["none"]["certified_srocc"] is None
@@ -234,7 +234,7 @@ def test_markdown_has_bold_best_and_says_what_is_compared(sweep):
     names, rows = lines[0], {line[0]: line for line in lines[2:]}
     assert list(rows) == ["none", "dms", "jpeg", "ms", "ms (random weights)"]
     at = names.index("SROCC")
-    summary = json.loads((sweep / "evaluate" / "good" / "summary.json").read_text())
+    summary = read_summary(sweep / "evaluate" / "good")
     assert rows["dms"][at] == f"**{summary['srocc']:.3f}**"
     assert rows["jpeg"][at].endswith("†")
     assert "*" not in rows["ms (random weights)"][at]
@@ -247,7 +247,7 @@ def test_markdown_has_bold_best_and_says_what_is_compared(sweep):
 def test_csv_holds_every_run_and_figure(sweep):
     rows = {row["run"]: row for row in csv.DictReader(io.StringIO(to_csv(build_table(gather([sweep])))))}
     assert len(rows) == 7
-    summary = json.loads((sweep / "evaluate" / "good" / "summary.json").read_text())
+    summary = read_summary(sweep / "evaluate" / "good")
     assert float(rows["good"]["certified.delta_range@0.03"]) == summary["certified_delta_range_share_r0.03"]
     assert float(rows["good"]["summary.certified_srocc_r0.12"]) == summary["certified_srocc_r0.12"]
     assert rows["random"]["random_weights"] == "True"

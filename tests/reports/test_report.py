@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from certiqa.evaluation.gallery import read_gallery
 from certiqa.reports import write_report
 
 
@@ -139,7 +140,7 @@ def test_large_run_stays_small(tmp_path, make_run, page_of):
 def test_gallery_reads_nothing_outside_the_run(tmp_path, make_run, page_of):
     make_run(tmp_path / "run", gallery=1)
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "secret.png")
-    entries = json.loads((tmp_path / "run" / "gallery.json").read_text())
+    entries = read_gallery(tmp_path / "run")
     entries[0]["panels"] = [
         {"label": "clean", "file": name, "score": None} for name in ("../secret.png", "none.png", "")
     ]
@@ -149,7 +150,7 @@ def test_gallery_reads_nothing_outside_the_run(tmp_path, make_run, page_of):
 
 def test_gallery_takes_the_defended_score_from_the_records(tmp_path, make_run, page_of):
     make_run(tmp_path, gallery=1)
-    entry = json.loads((tmp_path / "gallery.json").read_text())[0]
+    entry = read_gallery(tmp_path)[0]
     del entry["score"], entry["panels"][1]
     (tmp_path / "gallery.json").write_text(json.dumps([entry | {"mos": math.nan}]))
     score = pd.read_parquet(tmp_path / "records.parquet").set_index("image_id")["score"][entry["image_id"]].iloc[0]

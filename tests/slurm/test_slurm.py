@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from certiqa.evaluation import read_summary
+
 ROOT = Path(__file__).parents[2]
 SLURM = ["-m", "hydra/launcher=slurm", "hydra.launcher.timeout_min=60", "hydra.launcher.cpus_per_task=1"]
 TRAINED = ["num_samples=30", "data.limit_test=10", "data.eval_batch_size=1", "data.batch_size=4", "logger=none"]
@@ -96,7 +98,7 @@ def test_an_array_survives_a_warning_and_a_kill_and_equals_runs_in_turn(environm
     subprocess.run(["scancel", "--signal=USR2", jobs[0]], env=environment, check=True)
     log = Path(found["defense=dms_iqa"]["log"].replace("log.err", "log.out"))
     wait_until(lambda: "Requeued job" in log.read_text())
-    assert json.loads((first / "summary.json").read_text())["status"] == "interrupted"
+    assert read_summary(first)["status"] == "interrupted"
     # and a kill in the middle of the test: SLURM takes the machine and queues the job again by itself
     wait_until(lambda: recorded(first) >= 2)
     before = (first / "records" / "rank-0.jsonl").read_text()
@@ -118,7 +120,7 @@ def test_an_array_survives_a_warning_and_a_kill_and_equals_runs_in_turn(environm
             assert all(torch.equal(weights, other[name]) for name, weights in one.items()), "trained otherwise"
         assert list(records(folder).image_id) == list(records(expected).image_id)
         pd.testing.assert_frame_equal(records(folder), records(expected), rtol=0, atol=1e-5)
-        summaries = [json.loads((path / "summary.json").read_text()) for path in (folder, expected)]
+        summaries = [read_summary(path) for path in (folder, expected)]
         assert summaries[0]["status"] == summaries[1]["status"] == "finished"
         assert summaries[0]["srocc"] == pytest.approx(summaries[1]["srocc"], abs=1e-6)
 

@@ -19,7 +19,7 @@ from certiqa.entry import identity
 from certiqa.entry.pipeline import run
 from certiqa.entry.report import main as report_command
 from certiqa.errors import UserError
-from certiqa.evaluation import srocc
+from certiqa.evaluation import read_summary, srocc
 from certiqa.reports.study import write_study_report
 from certiqa.studies import PurificationStudy, grid, study_figures
 from certiqa.studies.figures import best_strengths
@@ -343,7 +343,7 @@ def test_the_command_leaves_a_table_and_a_page_and_goes_on(tmp_path, mini_cache,
     run(config)
     assert "this study is finished already" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in parts} == parts
-    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+    assert read_summary(folder)["status"] == "finished"
     (folder / "report.html").unlink()
     report_command([str(folder)])
     assert (folder / "report.html").read_text() == page

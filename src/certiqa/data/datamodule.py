@@ -62,7 +62,7 @@ class QualityDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        name: Annotated[str, Choices(*DATASETS)] = "mini",
+        name: Annotated[str, Choices(of=DATASETS)] = "mini",
         *,
         test: Annotated[str, Choices("quick", "all")] = "quick",
         batch_size: PositiveInt = 16,

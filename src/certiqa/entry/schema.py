@@ -217,9 +217,10 @@ CONSTRAINTS |= {
     "hydra_plugins.certiqa_launchers.SlurmLauncher": {
         **dict.fromkeys(("name", "gres", "constraint", "exclude", "comment"), Text | None),
         **dict.fromkeys(("partition", "account", "qos"), Text | None),
-        **dict.fromkeys(("timeout_min", "nodes", "tasks_per_node", "array_parallelism", "signal_delay_s"), PositiveInt),
-        **dict.fromkeys(("gpus_per_node", "max_num_timeout"), Count | None),
-        "cpus_per_task": PositiveInt | None,
+        **dict.fromkeys(("timeout_min", "tasks_per_node"), PositiveInt),
+        **dict.fromkeys(("nodes", "array_parallelism", "cpus_per_task"), PositiveInt | None),
+        **dict.fromkeys(("gpus_per_node", "signal_delay_s"), Count | None),
+        "max_num_timeout": Count,
         "mem_gb": Positive | None,
         "setup": Sequence[Text] | None,
         "additional_parameters": Mapping[str, Any] | None,

@@ -45,9 +45,9 @@ class SweepLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take the job in its form for sweeps, in which an error does not end the process."""
-        from certiqa.entry.launching import check_launcher
+        from certiqa.entry.launching import check_sweeper
 
-        check_launcher(self.params, OmegaConf.to_container(config.hydra.sweeper))
+        check_sweeper(OmegaConf.to_container(config.hydra.sweeper))
         self.hydra_context, self.config = hydra_context, config
         self.task_function = getattr(task_function, "as_one_of_several", task_function)
 
