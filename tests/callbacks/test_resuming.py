@@ -14,6 +14,7 @@ from certiqa.defenses import MedianSmoothing
 from certiqa.errors import UserError
 from certiqa.evaluation import RecordStore
 from certiqa.reports.comparison.gather import NOT_SETTINGS
+from certiqa.storage.files import read_json
 from certiqa.training import DefenseModule
 
 SMOOTH = {"sigma": 0.2, "num_samples": 60}

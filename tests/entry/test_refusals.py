@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from certiqa.storage.files import read_json, write_json
+
 spec = importlib.util.spec_from_file_location("commands", Path(__file__).with_name("commands.py"))
 commands = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(commands)

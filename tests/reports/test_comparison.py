@@ -10,6 +10,7 @@ from certiqa.reports import write_comparison
 from certiqa.reports.comparison.columns import build_table
 from certiqa.reports.comparison.gather import find_runs, gather, notes_on
 from certiqa.reports.comparison.significance import marks_of
+from certiqa.storage.files import read_json, write_json
 
 
 def test_every_kind_of_run_is_gathered(sweep):
