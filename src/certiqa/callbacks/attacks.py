@@ -258,7 +258,10 @@ class Attacks(pl.Callback):
         }
         scores = {key: reported_scores(module.defense, batch, ids) for key, batch in pictures.items()}
         scores["score"] = torch.stack([self._clean[image_id] for image_id in ids])
-        scores["score_attacked_undefended"] = reported_scores(module.base_metric, result.images)
+        # one by one: where a run goes on, the batch is smaller, and its scores would be rounded otherwise
+        scores["score_attacked_undefended"] = torch.cat(
+            [reported_scores(module.base_metric, picture[None]) for picture in result.images]
+        )
         show(self.folder, module.base_metric, images, result.images, facts)
         purified = [purified_images(module.defense, batch, ids) for batch in (result.images, images)]
         rows = []
