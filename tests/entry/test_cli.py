@@ -1,7 +1,6 @@
 """The commands as a user types them."""
 
 import importlib.util
-import json
 import os
 import random
 import re
@@ -18,6 +17,7 @@ import pandas as pd
 import pytest
 
 from certiqa.evaluation import read_records, read_summary
+from certiqa.storage.sealed import unseal
 
 spec = importlib.util.spec_from_file_location("forked", Path(__file__).parents[1] / "forked.py")
 forked = importlib.util.module_from_spec(spec)
@@ -262,7 +262,7 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path, mini_cache):
     call("evaluate.py", *options, outputs=killed)
     call("evaluate.py", *options, outputs=tmp_path / "unbroken")
     folder = only_folder(killed, "evaluate")
-    lines = [json.loads(line) for line in (folder / "records" / "rank-0.jsonl").read_text().splitlines()]
+    lines = [unseal(line) for line in (folder / "records" / "rank-0.jsonl").read_bytes().splitlines()]
     assert len({rows[0]["image_id"] for rows in lines}) == len(lines) == 60, "nothing twice, nothing lost"
     assert_same_records(folder, only_folder(tmp_path / "unbroken", "evaluate"))
 
