@@ -87,7 +87,7 @@ KILLS: list[tuple[str, str, tuple[str, ...], tuple[float | int, ...], tuple[bool
     ("attack: while an image is recorded", "attack", (RECORD,), (0.3, 0.6, LAST), (False, True)),
     (
         *("attack: while pictures are kept", "attack"),
-        *((r"write .*attacked/.*png", r"append .*manifest\.csv"), (MIDDLE,), (True,)),
+        *((r"write .*attacked/.*png", r"rename .*manifest\.csv"), (MIDDLE,), (True,)),
     ),
     ("set attack: at its plan, in its midst, at its end", "set attack", (RECORD,), (9, 12, 16), (True,)),
     ("universal attack: while it is fitted", "universal attack", ("step",), (MIDDLE,), (False,)),
@@ -119,7 +119,7 @@ DAMAGES: list[tuple[str, str, tuple[str, float] | None, str, tuple[str, ...] | N
     ("table of a finished run", "certify", None, r"records\.parquet", None),
     ("summary of a finished run", "certify", None, r"summary\.json", None),
     ("fitted attack", "universal attack", (RECORD, 5), r"attack-.*\.safetensors", None),
-    ("manifest of attacked images", "attack", (RECORD, 5), r"manifest\.csv", None),
+    ("manifest of attacked images", "attack", None, r"manifest\.csv", None),
     ("manifest of a sweep", "sweep", (r"append .*-jpeg-.*rank-0\.jsonl", 4), r"sweep\.json", None),
     ("table of a sweep", "sweep", (r"append .*-jpeg-.*rank-0\.jsonl", 4), r"table\.csv", ("emptied", "another shape")),
     ("summary of a sweep's cell", "sweep", (r"append .*-jpeg-.*rank-0\.jsonl", 4), r"-ms-.*summary\.json", None),
@@ -294,7 +294,7 @@ def differences_of(before: dict[str, str], after: dict[str, str]) -> list[str]:
     return sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
 
 
-VOLATILE = re.compile(r"seconds|images_per_second|batch_sizes")  # what is of a session
+VOLATILE = re.compile(r"seconds|images_per_second|batch_sizes|^checksum$")  # what is of a session, and sums it up
 
 
 def differences(unbroken: Path, resumed: Path) -> list[str]:
