@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 from PIL import Image
+from torch import nn
 
 from certiqa.callbacks import Certification, Records
 from certiqa.data import ImageDataset, ImageRecord, registry
@@ -13,6 +14,7 @@ from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing
 from certiqa.errors import UserError
 from certiqa.evaluation import RecordStore
+from certiqa.metrics import FrozenMetric
 from certiqa.reports.comparison.gather import NOT_SETTINGS
 from certiqa.storage.files import read_json
 from certiqa.training import DefenseModule
@@ -35,12 +37,13 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
-def run_test(metric, recorder, batches=1.0, **options):
+def run_test(metric, recorder, batches=1.0, at_once=1, **options):
     """Test a smoothed metric under Lightning; returns the images that this call recorded."""
     quiet = {"logger": False, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(**quiet, inference_mode=False, callbacks=[recorder], limit_test_batches=batches)
-    data = QualityDataModule("some", test="all", eval_batch_size=1)
-    trainer.test(DefenseModule(MedianSmoothing(metric, **SMOOTH | options)), data, verbose=False)
+    data = QualityDataModule("some", test="all", eval_batch_size=at_once)
+    defense = metric if at_once > 1 else MedianSmoothing(metric, **SMOOTH | options)
+    trainer.test(DefenseModule(defense), data, verbose=False)
     return recorder.num_recorded
 
 
@@ -51,6 +54,32 @@ def test_an_interrupted_test_goes_on_whatever_its_speed(folder, curved_metric, k
     assert run_test(curved_metric, kind(folder, **asked), batch_size=3, workers=1) == 2
     table = RecordStore(folder).compile()
     assert sorted(table.image_id) == [f"{row}.png" for row in range(4)]
+
+
+class Rounding(nn.Module):
+    """Adds to each score what depends on the number of images scored with it, as kernels round by the batch's size."""
+
+    def forward(self, images):
+        return images.flatten(1).mean(dim=1) + 2.0 ** -len(images)
+
+
+def test_the_rest_of_a_batch_that_was_recorded_in_part_is_scored_as_if_it_was_not_interrupted(folder, monkeypatch):
+    metric = FrozenMetric(Rounding(), name="rounding", score_range=(0, 1))
+    whole = folder.with_name("whole")
+    assert run_test(metric, Records(whole), at_once=4) == 4
+    append, killed = RecordStore.append, iter([False, False, True])
+
+    def stop(store, rows):
+        if next(killed):
+            raise KeyboardInterrupt
+        append(store, rows)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):  # Lightning's answer to Ctrl-C
+        patch.setattr(RecordStore, "append", stop)
+        run_test(metric, Records(folder), at_once=4)
+    assert run_test(metric, Records(folder), at_once=4) == 2
+    scores = [dict(table[["image_id", "score"]].values) for table in (RecordStore(at).compile() for at in (whole, folder))]
+    assert scores[0] == scores[1]
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ class Certification(Records):
         seed: of the draws.
     """
 
+    each_alone = True
+
     def __init__(
         self,
         folder: str | Path,

@@ -33,7 +33,10 @@ class Records(pl.Callback):
         identity: what else than weights and data decides the numbers; the run's semantic config. Where it is left
             empty, outside ``train.py`` and ``evaluate.py``, ``settings`` takes its place.
         num_recorded: images that this process has recorded.
+        each_alone: whether an image's rows depend on no other of its batch, to the last bit.
     """
+
+    each_alone = False
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -100,10 +103,14 @@ class Records(pl.Callback):
             for place, found in self.score(trainer, pl_module, batch["image"][rows], ids):
                 yield rows[place], found
 
+        # what a killed run recorded of a batch is scored with it again: of another batch scores differ by rounding
+        scored = keep if self.each_alone else range(len(batch["image_id"]))
         for row, found in chain(
             ((row, raised[row]) for row in keep if row in raised),
-            one_by_one(score, [row for row in keep if row not in raised]),
+            one_by_one(score, [row for row in scored if row not in raised]),
         ):
+            if row not in keep:
+                continue
             clean = float(outputs["score_clean"][row])
             facts = facts_of(batch, row) | {"score_clean": plain(clean)}
             if isinstance(found, Exception):
