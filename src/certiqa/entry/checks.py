@@ -93,13 +93,9 @@ def check_config(config: DictConfig) -> list[str]:
 
 def check_together(checked: Mapping[str, Any]) -> None:
     """Raise UserError for values that are allowed each, but not together."""
-    if checked["task"] in ("purification", "mini_metric"):
-        section, experiment = {
-            "purification": ("study", "purification"),
-            "mini_metric": ("metric_fit", "mini_metric"),
-        }[checked["task"]]
-        if not checked.get(section):
-            raise UserError(f"task={checked['task']} needs {section}; ask for it with experiment={experiment}")
+    sections = {"purification": "study", "metric": "metric_fit", "mini_metric": "metric_fit"}
+    if (section := sections.get(checked["task"])) and not checked.get(section):
+        raise UserError(f"task={checked['task']} needs {section}; ask for it with experiment={checked['task']}")
     if checked["task"] == "train" and not checked.get("training"):
         raise UserError("task=train is for train.py, whose config has the key training; got it in evaluate.py")
     name = checked["name"]

@@ -39,7 +39,9 @@ def finished_as_given(folder: Path, config: DictConfig) -> dict[str, Any] | None
         return None
     then = read_inputs(folder) or {GIVEN_FILES: summary.get(GIVEN_FILES)}
     refuse_changes(folder, config, then, _inputs_now(config, then))
-    measured = config.task == "purification" or config.get("optimise")  # neither has records of single images
+    measured = config.task in ("purification", "metric") or config.get(
+        "optimise"
+    )  # neither has records of single images
     return summary if measured or _is_whole(folder, summary, then) else None
 
 

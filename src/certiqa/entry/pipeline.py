@@ -61,6 +61,7 @@ from certiqa.entry.resuming import (
 )
 from certiqa.entry.starting_over import check_own
 from certiqa.entry.tracking import build_loggers, closing_loggers, publish, start_tracking
+from certiqa.entry.train_metric import train_metric
 from certiqa.entry.trained import keep_weights
 from certiqa.errors import UserError, suggest
 from certiqa.evaluation import RecordStore, summarise, write_summary
@@ -76,7 +77,7 @@ from certiqa.training.corruption import ATTACKED
 
 log = logging.getLogger(__name__)
 console = plain_console()
-STUDIES = {"mini_metric": fit_metric, "purification": run_study}
+STUDIES = {"metric": train_metric, "mini_metric": fit_metric, "purification": run_study}
 """Tasks that are no runs of one defense."""
 
 
@@ -294,7 +295,7 @@ def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule
         "lower_better": metric.lower_better,
         "weights": metric.weights_source,
         "defense": config.defense.name,
-        **trained_parts(config, defense, metric),
+        **trained_parts(config, defense, metric, data),
         "data": data.dataset_name,
         "mos_kind": data.test_set.mos_kind,
         "mos_range": None if data.test_set.mos_range is None else list(data.test_set.mos_range),

@@ -11,6 +11,7 @@ from certiqa.metrics.mini import MiniMetric
 from certiqa.metrics.pyiqa import PyiqaMetric
 from certiqa.metrics.registry import METRICS, load_metric
 from certiqa.metrics.spaq import SpaqMetric
+from certiqa.metrics.trained import TrainedMetric
 
 __all__ = [
     "METRICS",
@@ -25,6 +26,7 @@ __all__ = [
     "PyiqaMetric",
     "QualityMetric",
     "SpaqMetric",
+    "TrainedMetric",
     "as_metric",
     "check_metric",
     "load_metric",

@@ -33,8 +33,9 @@ def fold_batch_norms(module: nn.Module) -> None:
 
 
 def _folded(layer: nn.Module | None, norm: nn.Module | None) -> nn.Module | None:
-    if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+    # exactly these classes: timm's subclasses of BatchNorm hold an activation too
+    if isinstance(layer, nn.Conv2d) and type(norm) is nn.BatchNorm2d:
         return fuse_conv_bn_eval(layer.eval(), norm.eval())
-    if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+    if isinstance(layer, nn.Linear) and type(norm) is nn.BatchNorm1d:
         return fuse_linear_bn_eval(layer.eval(), norm.eval())
     return None

@@ -18,6 +18,7 @@ from certiqa.metrics.metaiqa import MetaiqaMetric
 from certiqa.metrics.mini import MiniMetric
 from certiqa.metrics.pyiqa import PyiqaMetric
 from certiqa.metrics.spaq import SpaqMetric
+from certiqa.metrics.trained import TrainedMetric
 
 METRICS: dict[str, Callable[..., QualityMetric]] = {
     "mini": MiniMetric,
@@ -26,6 +27,7 @@ METRICS: dict[str, Callable[..., QualityMetric]] = {
     "metaiqa": MetaiqaMetric,
     "linearity": LinearityMetric,
     "spaq": SpaqMetric,
+    "trained": TrainedMetric,
 }
 """The metrics with adapters of their own; every other NR metric of pyiqa goes by its name there."""
 

