@@ -46,7 +46,7 @@ class Check:
     """How values are checked.
 
     Args:
-        typed: dotted names that were typed on the command line. A class of the user's own need not know the others of
+        typed: dotted names that were added on the command line. A class of the user's own need not know the others of
             the option that it replaces where those are null.
         used: names that other values refer to, which may stand at the top though nothing takes them.
     """

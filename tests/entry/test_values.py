@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from certiqa.entry.app import explain
 from certiqa.entry.build import build
-from certiqa.entry.checks import check_config, check_launcher
+from certiqa.entry.checks import added_keys, check_config, check_launcher
 from certiqa.entry.identity import config_hash, register_resolvers
 from certiqa.errors import UserError
 from certiqa.signatures import options_of
@@ -207,6 +207,22 @@ def test_a_class_of_the_users_own_is_checked_by_its_signature(composed, monkeypa
     said = refused(composed("metric._target_=my_package.Own", "+metric.depth=deep"))
     assert said.startswith("metric.depth must be a whole number, got deep")
     assert refused(composed("metric._target_=my_package.Own", "+metric.depth=null")).endswith("got null")
+    left_out = [
+        "denoiser._target_=my_package.Own",
+        "denoiser.name=null",
+        "denoiser.channels=null",
+        "denoiser.sigma=null",
+    ]
+    assert refused(composed(*left_out, "denoiser.allow_sigma_mismatch=null", "denoiser.weights=null")) is None
+
+
+def test_what_is_typed_may_refer_to_the_config():
+    best = ["+callbacks.best._target_=pytorch_lightning.callbacks.ModelCheckpoint"]
+    best.append("+callbacks.best.dirpath=${paths.run}/best")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", best, return_hydra_config=True)
+    assert "callbacks.best.dirpath" in added_keys(config)
+    check_config(config)
 
 
 def test_null_is_handed_over_where_it_means_something():
