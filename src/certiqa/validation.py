@@ -46,12 +46,14 @@ class Check:
     """How values are checked.
 
     Args:
-        typed: dotted names that were added on the command line. A class of the user's own need not know the others of
-            the option that it replaces where those are null.
+        typed: dotted names that were typed on the command line; the others may be null as the configs have them,
+            whatever a class of the user's own says.
+        added: those of them that no config has. Such a class need not know the others where they are null.
         used: names that other values refer to, which may stand at the top though nothing takes them.
     """
 
     typed: Collection[str] = ()
+    added: Collection[str] = ()
     used: Collection[str] = ()
 
     def options(self, target: Callable[..., Any], values: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -67,13 +69,13 @@ class Check:
             if key in HYDRA_KEYS:
                 continue
             dotted = f"{name}.{key}" if name else str(key)
-            inherited = value is None and not ours and dotted not in self.typed
+            is_null = value is None and not ours
             if key in taken.named:
                 option = taken.named[key]
-                checked[key] = value if inherited else self.value(option, value, dotted)
+                checked[key] = value if is_null and dotted not in self.typed else self.value(option, value, dotted)
             elif taken.rest is not None:
                 checked[key] = self.value(Option(taken.rest), value, dotted)
-            elif not inherited and not (not name and key in self.used):
+            elif not (is_null and dotted not in self.added) and not (not name and key in self.used):
                 unknown.append(str(key))
         if unknown:
             raise UserError(unknown_key(unknown[0], name, [*taken.named], whose))

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from certiqa.entry.app import explain
 from certiqa.entry.build import build
-from certiqa.entry.checks import added_keys, check_config, check_launcher
+from certiqa.entry.checks import check_config, check_launcher, typed_keys
 from certiqa.entry.identity import config_hash, register_resolvers
 from certiqa.errors import UserError
 from certiqa.signatures import options_of
@@ -221,7 +221,7 @@ def test_what_is_typed_may_refer_to_the_config():
     best.append("+callbacks.best.dirpath=${paths.run}/best")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", best, return_hydra_config=True)
-    assert "callbacks.best.dirpath" in added_keys(config)
+    assert "callbacks.best.dirpath" in typed_keys(config)[1]
     check_config(config)
 
 

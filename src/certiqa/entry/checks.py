@@ -78,7 +78,8 @@ def check_config(config: DictConfig) -> list[str]:
         raise UserError(must_be_given(lacking[0]))
     refuse_loaders(given)
     try:
-        checked = Check(typed=added_keys(config), used=references(config)).options(job, given, "")
+        typed, added = typed_keys(config)
+        checked = Check(typed=typed, added=added, used=references(config)).options(job, given, "")
         check_together(checked)
     except UserError as error:
         raise UserError(without_secrets(str(error), config)) from None
@@ -168,16 +169,14 @@ def _value(parent: DictConfig | ListConfig, key: Any, name: str) -> Any:
     return value
 
 
-def added_keys(config: DictConfig) -> set[str]:
-    """Return the keys that were added on the command line with ``+``.
-
-    What was set to null there is taken out of an option that is in the configs; what was added is meant to be used.
-    """
+def typed_keys(config: DictConfig) -> tuple[set[str], set[str]]:
+    """Return the keys that were typed on the command line, and those of them that were added, with ``+``."""
     typed = OmegaConf.select(config, "hydra.overrides.task")
     words = [] if typed is None else OmegaConf.to_container(typed, resolve=False)  # they may hold ${...} of the config
     assert isinstance(words, list)
     overrides = OverridesParser.create().parse_overrides([str(word) for word in words])
-    return {override.key_or_group for override in overrides if override.is_add() or override.is_force_add()}
+    added = {override.key_or_group for override in overrides if override.is_add() or override.is_force_add()}
+    return {override.key_or_group for override in overrides}, added
 
 
 def without_secrets(message: str, config: DictConfig) -> str:
