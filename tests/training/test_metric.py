@@ -202,6 +202,13 @@ def test_a_metric_is_trained_judged_carded_and_used(command, rated, tmp_path):
     assert "was trained with data.resize=null" in " ".join(others.stdout.split())
 
 
+def test_several_processes_are_refused_before_any_work(command, tmp_path):
+    refused = command(tmp_path, "trainer.devices=2")
+    assert refused.returncode == 1
+    assert "trained by one process" in refused.stderr
+    assert not list(tmp_path.glob("metric/*/summary.json"))
+
+
 @pytest.mark.full
 def test_fine_tuning_goes_on_where_it_was_killed_and_keeps_the_best_by_validation(command, tmp_path, monkeypatch):
     tuned = ["metric_fit.fine_tune=true", "trainer.max_epochs=3", "data.batch_size=8", "callbacks.checkpoint.minutes=0"]

@@ -38,7 +38,7 @@ from certiqa.storage.csv_cells import safe_cell
 from certiqa.storage.files import write_aside
 from certiqa.training.metric import MetricFit, MetricModule, features_of, opinions
 
-WEIGHTS = "metric.safetensors"
+WEIGHTS, CARD = "metric.safetensors", "card.md"
 FIGURES = {"srocc": measures.srocc, "plcc": measures.plcc, "krocc": measures.krocc}
 
 
@@ -46,10 +46,15 @@ def train_metric(config: DictConfig, folder: Path) -> None:
     """Train a metric in its folder; a finished one is only reported, fine-tuning goes on where it was stopped."""
     console = plain_console()
     done = None if config.fresh else finished_as_given(folder, config)
-    if done is not None and (folder / WEIGHTS).is_file():
+    if done is not None and (folder / WEIGHTS).is_file() and (folder / CARD).is_file():
         console.print(f"this metric is trained already (fresh=true starts over): {folder}", soft_wrap=True)
         print_figures(done, console)
         return
+    if config.trainer.devices != 1 or config.trainer.num_nodes != 1:
+        raise UserError(
+            f"a metric is trained by one process, got trainer.devices={config.trainer.devices} and "
+            f"trainer.num_nodes={config.trainer.num_nodes}; leave both at 1"
+        )
     quiet_lightning()
     seed_everything(config.seed, verbose=False)
     data: QualityDataModule = build(config.data)
@@ -61,17 +66,16 @@ def train_metric(config: DictConfig, folder: Path) -> None:
         raise UserError(
             f"the test images of '{data.dataset_name}' have no opinion scores, so nothing can be said of it"
         )
-    network, facts, penalty = fit.with_head(data)
+    network, facts, chosen = fit.with_head(data, chosen_device(config))
     if kept := take(folder, config):
         console.print(f"starting over; the earlier metric is kept in {kept}", soft_wrap=True)
     keep_inputs(folder, inputs)
     clock = Clock(folder, config_hash(config))
-    found: dict[str, Any] = {"status": "failed"}
+    found: dict[str, Any] = {"status": "failed", **chosen}
     clock.start()
     try:
-        found |= {"penalty": penalty, "val_srocc": judged(network, data, data.validation_set)[0]["srocc"]}
         if fit.fine_tune:
-            found |= fine_tune(config, folder, fit, network, facts, data, console)
+            found |= fine_tune(config, folder, fit, network, facts, data, chosen["val_srocc"])
         figures, table = judged(network.to(chosen_device(config)), data, data.test_set)
         save_metric(network, folder / WEIGHTS, facts)
         with write_aside(folder / "scores.csv") as partial:
@@ -98,7 +102,7 @@ def train_metric(config: DictConfig, folder: Path) -> None:
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         }
         write_summary(folder, known | found)
-    with write_aside(folder / "card.md") as partial:
+    with write_aside(folder / CARD) as partial:
         partial.write_text(card(known | found, facts, data), encoding="utf-8")
     print_figures(known | found, console)
     resize = "" if facts.resize is None else f" data.resize={str(facts.resize).replace(' ', '')}"
@@ -117,10 +121,13 @@ def fine_tune(
     network: TrainedNetwork,
     facts: TrainedFacts,
     data: QualityDataModule,
-    console: Console,
+    before: float,
 ) -> dict[str, Any]:
-    """Train head and backbone further, keep the best by the validation images, and return what is to be told."""
-    before = judged(network, data, data.validation_set)[0]["srocc"]
+    """Train head and backbone further, keep the best by the validation images, and return what is to be told.
+
+    ``before`` is the SROCC on those with the head alone, which has to be surpassed.
+    """
+    console = plain_console()
     module = MetricModule(
         network,
         build(config.training.optimizer),
@@ -192,7 +199,7 @@ def card(found: dict[str, Any], facts: TrainedFacts, data: QualityDataModule) ->
         f"{'lower' if facts.lower_better else 'higher'} is better; not bounded",
         "data": f"{data.dataset_name}: {found['num_train']} images to train, {found['num_validation']} to choose by, "
         f"{found['num_images']} to test; split_seed {found['split_seed']}",
-        "licence of the data": source.licence if source else "that of your images",
+        "licence of the data": source.licence if source else "that of the images themselves",
         "made by": f"`{found['command']}`",
         "test images": f"SROCC {found['srocc']:.3f} [{low:.3f}, {high:.3f}] (95 % bootstrap over images), "
         f"PLCC {found['plcc']:.3f}, KROCC {found['krocc']:.3f}, RMSE {found['rmse']:.3f}",

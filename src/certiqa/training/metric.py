@@ -56,11 +56,16 @@ class MetricFit:
     fine_tune: bool = False
     patience: PositiveInt = 3
 
-    def with_head(self, data: QualityDataModule) -> tuple[TrainedNetwork, TrainedFacts, float]:
-        """Return a network with ImageNet features and a ridge head, what its file is to say, and the penalty chosen.
+    def with_head(
+        self, data: QualityDataModule, device: str = "cpu"
+    ) -> tuple[TrainedNetwork, TrainedFacts, dict[str, float]]:
+        """Return a network with ImageNet features and a ridge head, what its file is to say, and what was chosen.
+
+        That is ``penalty``, and ``val_srocc``, the SROCC on the validation images for which it was chosen.
 
         Args:
             data: gives the training images, and the validation images, which choose the penalty.
+            device: where to compute, and where the network is left.
 
         Raises:
             UserError: images without opinion scores, or a backbone or weights that there are not.
@@ -70,11 +75,15 @@ class MetricFit:
             if not images.has_opinions or images.mos_range is None:
                 raise UserError(f"a metric is trained on opinion scores, but some images of '{images.name}' have none")
         features = PooledFeatures(self.backbone, self.layers, imagenet=True, weights=self.backbone_weights)
-        seen, held_out = (features_of(features.eval(), data, images) for images in (train, validation))
+        features.eval().to(device)
+        seen, held_out = (features_of(features, data, images) for images in (train, validation))
         mos, held_out_mos = opinions(train), opinions(validation)
-        heads = [(penalty, *ridge(seen, mos, penalty)) for penalty in self.penalties]
-        penalty, weights, bias = max(heads, key=lambda head: measures.srocc(held_out @ head[1] + head[2], held_out_mos))
-        network = TrainedNetwork(features, len(weights)).eval()
+        heads = []
+        for penalty in self.penalties:
+            weights, bias = ridge(seen, mos, penalty)
+            heads.append((measures.srocc(held_out @ weights + bias, held_out_mos), penalty, weights, bias))
+        srocc, penalty, weights, bias = max(heads, key=lambda head: head[0])
+        network = TrainedNetwork(features, len(weights)).eval().to(device)
         with torch.no_grad():
             network.head.weight.copy_(torch.from_numpy(weights)[None])
             network.head.bias.fill_(bias)
@@ -89,7 +98,7 @@ class MetricFit:
             resize=plain_resize(data.resize),
             images=sorted(digest[:DIGITS] for digest in train.digests().values()),
         )
-        return network, facts, penalty
+        return network, facts, {"penalty": penalty, "val_srocc": srocc}
 
 
 def opinions(images: ImageDataset) -> Array:
@@ -180,11 +189,7 @@ class MetricModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the SROCC, and keep the network if it is the best so far."""
-        if torch.distributed.is_initialized():
-            shares: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(shares, self._validated)
-            self._validated = {name: pair for share in shares for name, pair in share.items()}
-        scores, mos = zip(*(self._validated[name] for name in sorted(self._validated)), strict=True)
+        scores, mos = zip(*self._validated.values(), strict=True)
         self._validated = {}
         srocc = measures.srocc(scores, mos)
         self.log("val/srocc", srocc, prog_bar=True)
