@@ -1,6 +1,7 @@
 """Metrics trained on rated images: head, fine-tuning, the file they are kept in, and the command that makes them."""
 
 import csv
+import importlib.util
 import json
 import os
 import signal
@@ -13,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tests.forked import run
 from torchvision.models import mobilenet_v2, resnet18
 
 from certiqa.data import load_dataset
@@ -24,6 +24,9 @@ from certiqa.metrics.backbones import PooledFeatures, mean_and_deviation
 from certiqa.metrics.trained import TrainedFacts, build_network, save_metric
 from certiqa.training.metric import MetricModule, correlation
 
+spec = importlib.util.spec_from_file_location("forked", Path(__file__).parents[1] / "forked.py")
+forked = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(forked)
 ROOT = Path(__file__).parents[2]
 
 
@@ -154,7 +157,7 @@ def command(rated, imagenet):
             *("metric_fit.layers=[features.1,features.3]", f"paths.outputs={folder}", *more),
         ]
         folder.mkdir(exist_ok=True)
-        return run([sys.executable, ROOT / "train.py", *given], cwd=folder)
+        return forked.run([sys.executable, ROOT / "train.py", *given], cwd=folder)
 
     return start
 
@@ -191,13 +194,15 @@ def test_a_metric_is_trained_judged_carded_and_used(command, rated, tmp_path):
         f"data.root={rated}",
     ]
     used += [f"paths.outputs={tmp_path}", "data.mos_range=[0,100]", "data.num_workers=0", "data.test=all"]
-    plain = run([sys.executable, ROOT / used[0], *used[1:]], cwd=tmp_path)
+    plain = forked.run([sys.executable, ROOT / used[0], *used[1:]], cwd=tmp_path)
     assert plain.returncode == 0, plain.stderr
     (run_of_it,) = tmp_path.glob("evaluate/folder-trained-none-*")
     told = json.loads((run_of_it / "summary.json").read_text())
     assert told["srocc"] == pytest.approx(summary["srocc"])
     assert told["notes"] == []
-    others = run([sys.executable, ROOT / used[0], *used[1:], "data.split_seed=1", "data.resize=64"], cwd=tmp_path)
+    others = forked.run(
+        [sys.executable, ROOT / used[0], *used[1:], "data.split_seed=1", "data.resize=64"], cwd=tmp_path
+    )
     assert "test images are among those that metric=trained learnt from" in " ".join(others.stdout.split())
     assert "was trained with data.resize=null" in " ".join(others.stdout.split())
 
