@@ -115,6 +115,8 @@ def test_every_option_composes_and_instantiates(composed, mini_cache, miniatures
         overrides.append("defense=ms")
     if group == "hparams_search":
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra certiqa[search] is not installed")
+    if option == "opinions":
+        overrides += ["data=mini", "metric.weights=random"]
     if group == "objective":
         overrides.append({"none": "defense=ms", "mse": "defense=dms", "mse_ranking": "defense=dms_iqa"}[option])
     if group == "metric":

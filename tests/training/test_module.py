@@ -169,6 +169,21 @@ def test_learning_rate_warms_up_and_decays_to_zero(tmp_path):
     assert rates[-1] < 0.05 * max(rates)
 
 
+def test_the_learning_rate_starts_again_with_the_ranking(tmp_path):
+    rates = {}
+    for restart in (False, True):
+        module = make(DenoisingObjective(target_weight=1.0, mse_share=0.5), warmup_steps=1, restart=restart)
+        found = rates[restart] = []
+
+        class Watch(pl.Callback):
+            def on_train_batch_start(self, trainer, *_, found=found):
+                found.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+        fit(module, tmp_path / str(restart), 12, callbacks=[Watch()])
+    assert rates[False][6] < rates[False][1]
+    assert rates[True][6:] == rates[True][:6]
+
+
 def test_what_cannot_be_trained_is_refused():
     metric = FrozenMetric(MeanBrightness(), score_range=(0, 1))
     with pytest.raises(UserError, match=r"trains a denoiser, but defense 'ms' has none"):

@@ -1,5 +1,6 @@
 """What a denoiser is trained for: the ranking hinge, the target term, and their units."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from certiqa.errors import UserError
 from certiqa.metrics import QualityMetric
 from certiqa.training import DenoisingObjective, normalise, ranking_hinge
+from certiqa.training.objective import correlation
 
 units = st.integers(0, 20).map(lambda step: step / 20)
 
@@ -56,6 +58,12 @@ def test_a_step_down_the_gradient_puts_the_scores_in_order():
     assert torch.equal((quality - 0.5 * quality.grad).argsort(), opinions.argsort())
 
 
+@pytest.mark.parametrize(("key", "known"), [("ranking", "hinge, plcc"), ("target", "l1, mse, plcc")])
+def test_an_unknown_term_is_named(key, known):
+    with pytest.raises(UserError, match=f"objective.{key} must be one of {known}, got 'srocc'"):
+        DenoisingObjective(**{key: "srocc"})
+
+
 def test_normalise_maps_the_range_to_quality():
     scores = torch.tensor([0.0, 2.5, 10.0, 12.0])
     torch.testing.assert_close(normalise(scores, metric()), torch.tensor([0.0, 0.25, 1.0, 1.2]))
@@ -63,6 +71,36 @@ def test_normalise_maps_the_range_to_quality():
     torch.testing.assert_close(normalise(scores, metric((-10.0, 10.0)))[:2], torch.tensor([0.5, 0.625]))
     with pytest.raises(UserError, match="'probe' states no score_range"):
         normalise(scores, metric(None))
+
+
+def test_correlation_is_pearsons_and_0_where_nothing_varies():
+    first, second = torch.rand(2, 9, dtype=torch.float64)
+    assert correlation(first, second).item() == pytest.approx(np.corrcoef(first, second)[0, 1], abs=1e-6)
+    level = torch.full((9,), 0.5, dtype=torch.float64, requires_grad=True)
+    correlation(level, second).backward()
+    assert correlation(level, second) == 0
+    assert level.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("lower_better", [False, True])
+def test_correlation_terms_compare_with_opinions_and_with_clean_scores(lower_better):
+    quality, clean, opinions = (torch.tensor(x) for x in ([0.2, 0.4, 0.9], [0.1, 0.3, 0.2], [0.9, 0.1, 0.2]))
+    native = [10 * (1 - scores if lower_better else scores) for scores in (quality, clean)]
+    objective = DenoisingObjective(ranking_weight=1, ranking="plcc", target_weight=1, target="plcc")
+    terms = objective.score_terms(*native, opinions, metric(lower_better=lower_better))
+    assert terms["ranking"].item() == pytest.approx(1 - np.corrcoef(quality, opinions)[0, 1], abs=1e-5)
+    assert terms["target"].item() == pytest.approx(1 - np.corrcoef(quality, clean)[0, 1], abs=1e-5)
+    squared = DenoisingObjective(target_weight=1, target="mse").score_terms(
+        *native, opinions, metric(lower_better=lower_better)
+    )
+    assert squared["target"].item() == pytest.approx(((quality - clean) ** 2).mean().item(), abs=1e-6)
+
+
+def test_phases_share_the_steps():
+    through = DenoisingObjective(target_weight=1, mse_share=0.75)
+    assert [through.phases(steps) for steps in (8, 10, 1)] == [[6, 2], [8, 2], [1]]
+    assert DenoisingObjective(mse_share=0.75).phases(8) == [8]  # of one kind: nothing goes through the metric
+    assert DenoisingObjective(target_weight=1).phases(8) == [8]
 
 
 @pytest.mark.parametrize("lower_better", [False, True])

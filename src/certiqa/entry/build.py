@@ -196,6 +196,7 @@ def build_module(config: DictConfig, defense: QualityMetric) -> DefenseModule:
         sigma=list(sigma) if isinstance(sigma, ListConfig) else sigma,
         corruption=build_corruption(config, defense),
         warmup_steps=training.warmup_steps,
+        restart=training.restart,
         seed=config.seed,
     )
 

@@ -88,6 +88,10 @@ def public_config(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
+ADDED = {"optimise": None, "training.restart": False, "objective.ranking": "hinge", "objective.target": "l1"}
+"""Keys that runs once did not have, by the value that says what was done then: with it, runs keep their names."""
+
+
 def semantic_config(config: DictConfig, *, environment: bool = False) -> dict[str, Any]:
     """Return the part of a composed config that decides the numbers, resolved.
 
@@ -106,20 +110,27 @@ def semantic_config(config: DictConfig, *, environment: bool = False) -> dict[st
     with nowhere(), nullcontext() if environment else environment_as_text():
         chosen = OmegaConf.to_container(copy, resolve=True)
     assert isinstance(chosen, dict)
-    if chosen.get("optimise") is None:
-        chosen.pop("optimise", None)  # the runs from before this key was there keep their names
+    for dotted, value in ADDED.items():
+        section, leaf = place_of(chosen, dotted)
+        if leaf in section and section[leaf] == value:
+            del section[leaf]
     check_attacks(chosen)
     if (chosen["callbacks"].get("checkpoint") or {}).get("_target_") == CHECKPOINTS:
         chosen["callbacks"]["checkpoint"] = dict(ONCE_CHECKPOINTS)
     for dotted in NOT_SEMANTIC:
         if dotted == "data.root" and chosen["data"].get("name") == "folder":
             continue  # elsewhere it says where a data set is, here which one
-        *parents, leaf = dotted.split(".")
-        section: Any = chosen
-        for parent in parents:
-            section = section.get(parent) or {}
+        section, leaf = place_of(chosen, dotted)
         section.pop(leaf, None)
     return {str(key): value for key, value in chosen.items()}
+
+
+def place_of(content: dict[Any, Any], dotted: str) -> tuple[dict[Any, Any], str]:
+    """Return the section that holds a dotted key, empty where there is none, and the key in it."""
+    *parents, leaf = dotted.split(".")
+    for parent in parents:
+        content = content.get(parent) or {}
+    return content, leaf
 
 
 @contextmanager

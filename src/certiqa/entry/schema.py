@@ -61,6 +61,7 @@ def training(
     optimizer: Annotated[Any, Node()],
     sigma: Budget | Annotated[Sequence[Budget], Len(2, 2), Says("a noise level, or a range [low, high] of them")],
     warmup_steps: Count,
+    restart: bool,
     direction: Annotated[str, Choices("both", "raise", "lower")],
     last_step: Annotated[int, Ge(1)],
 ) -> None:

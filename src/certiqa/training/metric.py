@@ -28,6 +28,7 @@ from certiqa.evaluation import measures
 from certiqa.metrics.backbones import PooledFeatures
 from certiqa.metrics.trained import DIGITS, TrainedFacts, TrainedNetwork, plain_resize
 from certiqa.options import Positive, PositiveInt, Text
+from certiqa.training.objective import correlation
 from certiqa.training.ridge import ridge
 from certiqa.training.schedule import warm_cosine
 
@@ -201,7 +202,7 @@ class MetricModule(pl.LightningModule):
         """Return the optimizer with the schedule of every training here."""
         optimizer = self.optimizer(self.network.parameters())
         steps = max(1, int(self.trainer.estimated_stepping_batches))
-        schedule = warm_cosine(optimizer, steps, self.warmup_steps)
+        schedule = warm_cosine(optimizer, [steps], self.warmup_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -211,9 +212,3 @@ class MetricModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the best network so far."""
         self.best_srocc, self.best = checkpoint["best"]["srocc"], checkpoint["best"]["state"]
-
-
-def correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Return Pearson's correlation of two ``(N,)``, differentiable; 0 where one does not vary."""
-    first, second = first - first.mean(), second - second.mean()
-    return (first * second).sum() / (first.norm() * second.norm() + 1e-8)

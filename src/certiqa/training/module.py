@@ -34,7 +34,8 @@ class DefenseModule(pl.LightningModule):
         optimizer: builds the optimizer of the network's parameters.
         sigma: noise level of a denoiser's training images, or its range (low, high); default the defense's.
         corruption: what a purifier's network is given in training; a denoiser gets noise.
-        warmup_steps: steps of linear warm-up before the cosine decay of the learning rate.
+        warmup_steps: see ``certiqa.training.schedule``.
+        restart: whether the learning rate starts again where the objective begins to go through the metric.
         seed: of the training noise, which is a function of (seed, image id, epoch).
     """
 
@@ -47,6 +48,7 @@ class DefenseModule(pl.LightningModule):
         sigma: float | Sequence[float] | None = None,
         corruption: Corruption | None = None,
         warmup_steps: int = 20,
+        restart: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -55,6 +57,7 @@ class DefenseModule(pl.LightningModule):
         self.objective = objective
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
+        self.restart = restart
         self.seed = seed
         self.strict_loading = False  # checkpoints hold the denoiser alone; on_load_checkpoint is strict about that
         self._clean_scores: dict[str, Tensor] = {}
@@ -150,10 +153,12 @@ class DefenseModule(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer with linear warm-up and cosine decay to zero over the planned steps."""
+        """Return the optimizer with the schedule of ``certiqa.training.schedule``, over one or two phases."""
         assert self.optimizer is not None
+        assert self.objective is not None
         optimizer = self.optimizer(self.denoiser.parameters())
-        schedule = warm_cosine(optimizer, self._num_steps, self.warmup_steps)
+        phases = self.objective.phases(self._num_steps) if self.restart else [self._num_steps]
+        schedule = warm_cosine(optimizer, phases, self.warmup_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _of_all_processes(self, values: Tensor) -> Tensor:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from certiqa.errors import UserError, require_count
 from certiqa.metrics import QualityMetric
-from certiqa.options import NonNegative, PositiveInt, Share
+from certiqa.options import Choices, NonNegative, PositiveInt, Share
+
+RANKINGS = ("hinge", "plcc")
+TARGETS = ("l1", "mse", "plcc")
 
 
 def ranking_hinge(quality: Tensor, opinions: Tensor, margin: float, gap: float) -> Tensor:
@@ -29,22 +34,32 @@ def ranking_hinge(quality: Tensor, opinions: Tensor, margin: float, gap: float) 
     return (shortfall * better).sum() / better.sum().clamp(min=1)
 
 
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Return Pearson's correlation of two ``(N,)``, differentiable; 0 where one does not vary."""
+    first, second = first - first.mean(), second - second.mean()
+    return (first * second).sum() / (first.norm() * second.norm() + 1e-8)
+
+
 @dataclass
 class DenoisingObjective:
     """MSE to the clean image (DMS), plus a ranking and a target term through the frozen metric (DMS-IQA).
 
-    ``loss = mse_weight * |D(x_noisy) - x|^2 + ranking_weight * hinge(M(D(x_noisy)), MOS)
-    + target_weight * |M(D(x_noisy)) - M(x)|`` with scores and opinions normalised to [0, 1].
-    arXiv 2411.12575, section on DMS-IQA; its weights are not public. Those of this project's
-    configs were compared with a few others on the validation photographs of mini (docs/mini.md).
+    ``loss = mse_weight * |D(x_noisy) - x|^2 + ranking_weight * ranking(M(D(x_noisy)), MOS)
+    + target_weight * target(M(D(x_noisy)), M(x))`` with scores and opinions normalised to [0, 1].
+    arXiv 2411.12575, section on DMS-IQA; its weights are not public. Those of this project's configs were chosen among
+    others on validation images (docs/opinions.md).
 
     Args:
         name: what tables call it.
         mse_weight: weight of the mean squared error per pixel value.
-        ranking_weight: weight of ``ranking_hinge``; 0 leaves it out.
-        ranking_margin: of the hinge, see ``ranking_hinge``.
-        ranking_gap: of the hinge, see ``ranking_hinge``.
-        target_weight: weight of the mean distance to the metric's score of the clean image; 0 leaves it out.
+        ranking_weight: weight of the ranking term; 0 leaves it out.
+        ranking: "plcc", one minus Pearson's correlation of a batch's scores with its opinion scores, or "hinge", see
+            ``ranking_hinge``.
+        ranking_margin: of the hinge.
+        ranking_gap: of the hinge.
+        target_weight: weight of the target term; 0 leaves it out.
+        target: "plcc", one minus the correlation of a batch's scores with the metric's scores of the clean images,
+            "l1", their mean distance, or "mse", their mean squared distance.
         mse_share: share of the training steps, from the first, with MSE alone: the metric's gradients help
             once there is an image to score.
         mse_crop: side in pixels of random crops during that phase, which needs no whole image; None for none.
@@ -53,9 +68,11 @@ class DenoisingObjective:
     name: str = "mse"
     mse_weight: NonNegative = 1.0
     ranking_weight: NonNegative = 0.0
+    ranking: Annotated[str, Choices(*RANKINGS)] = "hinge"
     ranking_margin: NonNegative = 0.1
     ranking_gap: NonNegative = 0.04
     target_weight: NonNegative = 0.0
+    target: Annotated[str, Choices(*TARGETS)] = "l1"
     mse_share: Share = 0.0
     mse_crop: PositiveInt | None = None
 
@@ -65,6 +82,9 @@ class DenoisingObjective:
                 raise UserError(f"objective.{key} must be at least 0, got {getattr(self, key)}")
         if not 0 <= self.mse_share <= 1:
             raise UserError(f"objective.mse_share must be in [0, 1], got {self.mse_share}")
+        for key, known in (("ranking", RANKINGS), ("target", TARGETS)):
+            if getattr(self, key) not in known:
+                raise UserError(f"objective.{key} must be one of {', '.join(known)}, got {getattr(self, key)!r}")
         require_count("objective.mse_crop", self.mse_crop)
         if self.mse_weight == self.ranking_weight == self.target_weight == 0:
             raise UserError("every weight of the objective is 0; set objective.mse_weight=1")
@@ -73,6 +93,11 @@ class DenoisingObjective:
     def needs_metric(self) -> bool:
         """Whether any term goes through the metric."""
         return self.ranking_weight > 0 or self.target_weight > 0
+
+    def phases(self, steps: int) -> list[int]:
+        """Return how many of ``steps`` are with MSE alone, and how many go through the metric; those that there are."""
+        alone = math.ceil(self.mse_share * steps) if self.needs_metric else steps
+        return [part for part in (alone, steps - alone) if part]
 
     def check_metric(self, metric: QualityMetric) -> None:
         """Raise UserError if a term through the metric cannot be normalised."""
@@ -105,9 +130,18 @@ class DenoisingObjective:
         terms = {}
         if self.ranking_weight > 0:
             self.check_opinions(not bool(opinions.isnan().any()))
-            terms["ranking"] = ranking_hinge(quality, opinions, self.ranking_margin, self.ranking_gap)
+            hinge = self.ranking == "hinge"
+            terms["ranking"] = (
+                ranking_hinge(quality, opinions, self.ranking_margin, self.ranking_gap)
+                if hinge
+                else 1 - correlation(quality, opinions)
+            )
         if self.target_weight > 0:
-            terms["target"] = (quality - clean).abs().mean()
+            if self.target == "plcc":
+                terms["target"] = 1 - correlation(quality, clean)
+            else:
+                apart = quality - clean
+                terms["target"] = (apart.square() if self.target == "mse" else apart.abs()).mean()
         return terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
