@@ -61,6 +61,11 @@ def test_validation_spreads_over_its_list_and_test_can_be_limited(mini_cache):
     assert len(QualityDataModule(test="all", cache=mini_cache).test_set) == 625
 
 
+def test_validation_takes_as_many_as_are_asked_for(mini_cache):
+    found = {number: QualityDataModule(validation_images=number, cache=mini_cache) for number in (125, 126, 375, None)}
+    assert [len(data.validation_set) for data in found.values()] == [125, 126, 375, 375]  # the short list has 125
+
+
 def test_wrong_options_are_named():
     with pytest.raises(UserError, match=r"data.test must be quick or all, got 'some'"):
         QualityDataModule(test="some")

@@ -135,11 +135,13 @@ class QualityDataModule(pl.LightningDataModule):
 
     @property
     def validation_set(self) -> ImageDataset:
-        """The images that validation looks at: an even spread over the short validation list."""
+        """The images that validation looks at: spread over the short list, or over all where it has too few."""
         return self._once("validation", self._choose_validation)
 
     def _choose_validation(self) -> ImageDataset:
         whole = self.dataset("quick_validation").at_least(self.least_sides)
+        if self.validation_images is None or self.validation_images > len(whole):
+            whole = self.dataset("validation").at_least(self.least_sides)
         if self.validation_images is None or self.validation_images >= len(whole):
             return whole
         return spread(whole, self.validation_images)
