@@ -1,4 +1,4 @@
-"""The tables of docs/opinions.md: MS, DMS and DMS-IQA before a metric that was trained on the same split's images.
+"""MS, DMS and DMS-IQA on images that people rated, before a metric that was trained on the same split's images.
 
     python benchmarks/opinions.py livec              # undefended, MS, DMS and DMS-IQA on the test images
     python benchmarks/opinions.py livec --variants   # objectives compared on the validation images of split 0

@@ -22,7 +22,8 @@ from certiqa.evaluation import srocc
 from certiqa.metrics import TrainedMetric, backbones, check_metric, load_metric
 from certiqa.metrics.backbones import PooledFeatures, mean_and_deviation
 from certiqa.metrics.trained import TrainedFacts, build_network, save_metric
-from certiqa.training.metric import MetricModule, correlation
+from certiqa.training.metric import MetricFit, MetricModule
+from certiqa.training.objective import correlation
 
 spec = importlib.util.spec_from_file_location("forked", Path(__file__).parents[1] / "forked.py")
 forked = importlib.util.module_from_spec(spec)
@@ -205,6 +206,18 @@ def test_a_metric_is_trained_judged_carded_and_used(command, rated, tmp_path):
     )
     assert "test images are among those that metric=trained learnt from" in " ".join(others.stdout.split())
     assert "was trained with data.resize=null" in " ".join(others.stdout.split())
+
+
+def test_cross_validation_leaves_out_all_images_of_a_reference():
+    generator = np.random.default_rng(0)
+    features, mos = (np.repeat(generator.normal(size=shape), 2, axis=0) for shape in ((40, 90), (40,)))
+    fit = MetricFit(penalties=[0.001, 1.0], folds=4)
+    apart = fit._cross_validated(features, mos, [str(row // 2) for row in range(80)])  # nothing can be learnt
+    assert max(np.abs(apart)) < 0.5
+    known = fit._cross_validated(features, mos, [str(row) for row in range(80)])  # the other copy is known
+    assert min(known) > 0.6
+    with pytest.raises(UserError, match=r"metric_fit.folds=4 needs as many training images, there are 3"):
+        fit._cross_validated(features[:3], mos[:3], ["a", "b", "c"])
 
 
 def test_several_processes_are_refused_before_any_work(command, tmp_path):

@@ -24,16 +24,17 @@ from certiqa.training.ridge import ridge
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def test_the_ridge_head_is_the_least_squares_solution_of_the_penalised_problem():
+@pytest.mark.parametrize(("images", "width"), [(60, 7), (7, 60)])
+def test_the_ridge_head_is_the_least_squares_solution_of_the_penalised_problem(images, width):
     generator = np.random.default_rng(0)
-    features = generator.normal(3, 5, (60, 7))
-    targets = features @ generator.normal(size=7) + 2 + generator.normal(size=60)
+    features = generator.normal(3, 5, (images, width))
+    targets = features @ generator.normal(size=width) + 2 + generator.normal(size=images)
     penalty = 0.3
     weights, bias = ridge(features, targets, penalty)
     # the same problem as ordinary least squares: rows of sqrt(n penalty) stand for the penalty
     standard = (features - features.mean(axis=0)) / features.std(axis=0)
-    rows = np.vstack([standard, np.sqrt(len(features) * penalty) * np.eye(7)])
-    expected = np.linalg.lstsq(rows, np.append(targets - targets.mean(), np.zeros(7)), rcond=None)[0]
+    rows = np.vstack([standard, np.sqrt(len(features) * penalty) * np.eye(width)])
+    expected = np.linalg.lstsq(rows, np.append(targets - targets.mean(), np.zeros(width)), rcond=None)[0]
     assert weights * features.std(axis=0) == pytest.approx(expected, rel=1e-4)
     assert features @ weights + bias == pytest.approx(standard @ expected + targets.mean(), rel=1e-4)
 

@@ -193,11 +193,11 @@ def card(found: dict[str, Any], facts: TrainedFacts, data: QualityDataModule) ->
     layers = ", ".join(map(str, facts.layers or ()))
     rows = {
         "network": f"{facts.backbone}, ImageNet weights; mean and deviation of {layers}; "
-        f"linear head, ridge penalty {found['penalty']:g}; {tuning}",
+        f"linear head, ridge penalty {found['penalty']:g} by cross-validation; {tuning}",
         "input": f"RGB in [0, 1], sides of at least 32 pixels; trained with data.resize={facts.resize}",
         "output": f"{found['mos_kind']} on {facts.mos_range[0]:g} to {facts.mos_range[1]:g}, "
         f"{'lower' if facts.lower_better else 'higher'} is better; not bounded",
-        "data": f"{data.dataset_name}: {found['num_train']} images to train, {found['num_validation']} to choose by, "
+        "data": f"{data.dataset_name}: {found['num_train']} images to train, {found['num_validation']} to validate, "
         f"{found['num_images']} to test; split_seed {found['split_seed']}",
         "licence of the data": source.licence if source else "that of the images themselves",
         "made by": f"`{found['command']}`",

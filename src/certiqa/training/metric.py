@@ -14,7 +14,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from annotated_types import Len
+from annotated_types import Ge, Len
 from numpy.typing import NDArray
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from rich.progress import Progress
@@ -29,7 +29,7 @@ from certiqa.metrics.backbones import PooledFeatures
 from certiqa.metrics.trained import DIGITS, TrainedFacts, TrainedNetwork, plain_resize
 from certiqa.options import Positive, PositiveInt, Text
 from certiqa.training.objective import correlation
-from certiqa.training.ridge import ridge
+from certiqa.training.ridge import ridge, ridge_path
 from certiqa.training.schedule import warm_cosine
 
 Array = NDArray[np.float64]
@@ -44,7 +44,9 @@ class MetricFit:
         backbone: a torchvision classifier, or ``timm/NAME``; see ``certiqa.metrics.backbones``.
         backbone_weights: file of its ImageNet weights; None for the package of MobileNetV2's, or torchvision's cache.
         layers: whose features are taken; None for those that the backbone has by default.
-        penalties: of the ridge head; the validation images choose.
+        penalties: of the ridge head; that one is taken with the highest SROCC of scores that each training image has
+            from a fit without its fold.
+        folds: into how many the training images are divided for that; those of one reference, or prompt, share a fold.
         fine_tune: whether head and backbone are then trained further, for at most ``trainer.max_epochs`` passes.
         patience: fine-tuning ends after so many passes without a better SROCC on the validation images, and the best
             is kept.
@@ -54,6 +56,7 @@ class MetricFit:
     backbone_weights: str | Path | None = None
     layers: Annotated[Sequence[str | int], Len(1)] | None = None
     penalties: Annotated[Sequence[Positive], Len(1)] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+    folds: Annotated[int, Ge(2)] = 5
     fine_tune: bool = False
     patience: PositiveInt = 3
 
@@ -62,10 +65,11 @@ class MetricFit:
     ) -> tuple[TrainedNetwork, TrainedFacts, dict[str, float]]:
         """Return a network with ImageNet features and a ridge head, what its file is to say, and what was chosen.
 
-        That is ``penalty``, and ``val_srocc``, the SROCC on the validation images for which it was chosen.
+        That is ``penalty``, with ``cv_srocc``, the cross-validated SROCC for which it was chosen, and ``val_srocc``,
+        that on the validation images.
 
         Args:
-            data: gives the training images, and the validation images, which choose the penalty.
+            data: gives the training images, and the validation images.
             device: where to compute, and where the network is left.
 
         Raises:
@@ -79,11 +83,14 @@ class MetricFit:
         features.eval().to(device)
         seen, held_out = (features_of(features, data, images) for images in (train, validation))
         mos, held_out_mos = opinions(train), opinions(validation)
-        heads = []
-        for penalty in self.penalties:
-            weights, bias = ridge(seen, mos, penalty)
-            heads.append((measures.srocc(held_out @ weights + bias, held_out_mos), penalty, weights, bias))
-        srocc, penalty, weights, bias = max(heads, key=lambda head: head[0])
+        cross_validated = self._cross_validated(seen, mos, [row.reference_id or row.image_id for row in train.records])
+        penalty = self.penalties[int(np.argmax(cross_validated))]
+        weights, bias = ridge(seen, mos, penalty)
+        chosen = {
+            "penalty": penalty,
+            "cv_srocc": max(cross_validated),
+            "val_srocc": measures.srocc(held_out @ weights + bias, held_out_mos),
+        }
         network = TrainedNetwork(features, len(weights)).eval().to(device)
         with torch.no_grad():
             network.head.weight.copy_(torch.from_numpy(weights)[None])
@@ -99,7 +106,21 @@ class MetricFit:
             resize=plain_resize(data.resize),
             images=sorted(digest[:DIGITS] for digest in train.digests().values()),
         )
-        return network, facts, {"penalty": penalty, "val_srocc": srocc}
+        return network, facts, chosen
+
+    def _cross_validated(self, features: Array, mos: Array, groups: Sequence[str]) -> list[float]:
+        """Return the SROCC of each penalty, of scores from fits without an image's fold."""
+        names = sorted(set(groups), key=lambda name: noise_key(0, "train", name, 0))
+        fold_of = {name: place % self.folds for place, name in enumerate(names)}
+        if len(names) < self.folds:
+            raise UserError(f"metric_fit.folds={self.folds} needs as many training images, there are {len(names)}")
+        folds = np.array([fold_of[name] for name in groups])
+        scores = np.zeros((len(self.penalties), len(mos)))
+        for fold in range(self.folds):
+            out = folds == fold
+            for row, (weights, bias) in enumerate(ridge_path(features[~out], mos[~out], self.penalties)):
+                scores[row, out] = features[out] @ weights + bias
+        return [measures.srocc(row, mos) for row in scores]
 
 
 def opinions(images: ImageDataset) -> Array:

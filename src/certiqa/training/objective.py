@@ -46,8 +46,8 @@ class DenoisingObjective:
 
     ``loss = mse_weight * |D(x_noisy) - x|^2 + ranking_weight * ranking(M(D(x_noisy)), MOS)
     + target_weight * target(M(D(x_noisy)), M(x))`` with scores and opinions normalised to [0, 1].
-    arXiv 2411.12575, section on DMS-IQA; its weights are not public. Those of this project's configs were chosen among
-    others on validation images (docs/opinions.md).
+    arXiv 2411.12575, section on DMS-IQA; its weights are not public. Those of this project's configs were compared
+    with a few others on the validation photographs of mini (docs/mini.md).
 
     Args:
         name: what tables call it.
