@@ -3,8 +3,9 @@
     python benchmarks/opinions.py livec              # undefended, MS, DMS and DMS-IQA on the test images
     python benchmarks/opinions.py livec --variants   # objectives compared on the validation images of split 0
 
-Each cell is a run of train.py as a user would type it. Finished ones are only read, a stopped one goes on, so that the
-command can be stopped at any time. What follows the data set is handed to each run, e.g. data.root=PATH.
+Each cell is a run of train.py as a user would type it: a finished one is only reported, a stopped one goes on, one with
+other options than before is refused. So the command can be stopped and given again at any time. Options of train.py
+that follow the data set go to each run, e.g. data.root=PATH.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RADII = (0.03, 0.06, 0.12)
 RANGES = {"livec": (0, 100), "agiqa3k": (0, 5)}
 STEPS = {"ms": [], "dms": ["trainer.max_steps=5800"], "dms_iqa": ["trainer.max_steps=2900"]}
-"""So many steps take about the same time: one through the metric costs as much as eight without."""
+"""Meant to take the same time, which --variants prints: a step through the metric costs about eight without it."""
 PLCC = ["objective.ranking=plcc", "objective.target=plcc", "objective.mse_share=0.86"]
 CHOSEN = [*PLCC, "objective.ranking_weight=0.005", "objective.target_weight=0.005"]
 VARIANTS = {
@@ -39,17 +40,13 @@ VARIANTS = {
     "plcc with clean scores .005": [*PLCC, "objective.ranking_weight=0", "objective.target_weight=0.005"],
     "plcc with both .005": CHOSEN,
     "plcc with both .02": [*PLCC, "objective.ranking_weight=0.02", "objective.target_weight=0.02"],
-    "plcc with both, whole images": [*CHOSEN, "data.crop=null", "data.batch_size=8", "data.resize=[224,224]"],
+    "plcc with both .005, crops of 224, batches of 8": [*CHOSEN, "data.crop=224", "data.batch_size=8"],
 }
 """Of the objective, beside the defaults of experiment=opinions."""
-Table = NDArray[np.float64]
 
 
 def train(*overrides: str) -> None:
-    """Run train.py unless its folder says that it is finished."""
-    folder = Path(next(text for text in overrides if text.startswith("hydra.run.dir=")).partition("=")[2])
-    if (read_summary(folder) or {}).get("status") == "finished":
-        return
+    """Run train.py, which only reports a run that is finished."""
     command = [sys.executable, str(ROOT / "train.py"), *overrides]
     print(shlex.join(["python", "train.py", *overrides]), flush=True)
     subprocess.run(command, check=True, cwd=ROOT)
@@ -66,12 +63,15 @@ class Study:
 
     def __init__(self, data: str, folder: Path, extra: Sequence[str]) -> None:
         self.data, self.folder, self.extra = data, folder, list(extra)
+        self.trained: set[int] = set()
 
     def metric(self, split: int) -> Path:
         """Train the metric of a split and return its weights."""
         folder = self.folder / f"{self.data}-split{split}-metric"
         options = ["data.resize=224", "data.prepare=true", f"data.split_seed={split}", f"hydra.run.dir={folder}"]
-        train("experiment=metric", f"data={self.data}", *options, *self.extra)
+        if split not in self.trained:
+            train("experiment=metric", f"data={self.data}", *options, *self.extra)
+            self.trained.add(split)
         return folder / "metric.safetensors"
 
     def cell(self, split: int, seed: int, name: str, options: Sequence[str]) -> Path:
@@ -89,12 +89,12 @@ class Study:
 
 def variants_table(study: Study) -> list[list[str]]:
     """Return how objectives do on the validation images of split 0; the test images are left alone."""
-    lines = [["objective", "validation SROCC", "PLCC", "minutes"]]
+    lines = [["objective", "SROCC", "certified delta / sd", "PSNR", "minutes"]]
     for name, options in VARIANTS.items():
         words = "".join(letter if letter.isalnum() else "_" for letter in name)
         folder = study.cell(0, 0, f"validation-{words}", ["optimise=val_srocc", *options])
         summary = read_summary(folder) or {}
-        values = [summary[key] for key in ("val_srocc", "val_plcc")]
+        values = [summary[f"val_{key}"] for key in ("srocc", "certified_delta_sd_share", "psnr")]
         lines.append([name, *(f"{value:.3f}" for value in values), f"{summary['seconds'] / 60:.1f}"])
     return lines
 

@@ -96,11 +96,11 @@ def test_correlation_terms_compare_with_opinions_and_with_clean_scores(lower_bet
     assert squared["target"].item() == pytest.approx(((quality - clean) ** 2).mean().item(), abs=1e-6)
 
 
-def test_phases_share_the_steps():
+def test_the_first_steps_are_with_mse_alone():
     through = DenoisingObjective(target_weight=1, mse_share=0.75)
-    assert [through.phases(steps) for steps in (8, 10, 1)] == [[6, 2], [8, 2], [1]]
-    assert DenoisingObjective(mse_share=0.75).phases(8) == [8]  # of one kind: nothing goes through the metric
-    assert DenoisingObjective(target_weight=1).phases(8) == [8]
+    assert [through.mse_steps(steps) for steps in (8, 10, 1)] == [6, 8, 1]
+    assert DenoisingObjective(mse_share=0.75).mse_steps(8) == 8  # nothing goes through the metric
+    assert DenoisingObjective(target_weight=1).mse_steps(8) == 0
 
 
 @pytest.mark.parametrize("lower_better", [False, True])

@@ -29,5 +29,9 @@ def test_each_phase_starts_again():
     assert rates([12, 8], 100, 20)[12:14] == [0.5, 1.0]  # the warm-up takes at most a quarter of a phase
 
 
+def test_a_phase_without_steps_is_left_out():
+    assert rates([0, 12, 0], 2, 13) == rates([12], 2, 13)
+
+
 def test_nothing_is_learnt_after_the_last_step():
     assert rates([2], 0, 4)[2:] == [0, 0]

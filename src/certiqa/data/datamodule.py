@@ -171,8 +171,8 @@ class QualityDataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Make or fetch what is missing, once per machine."""
         if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
-            for split in ("train", "quick_validation"):
-                self.dataset(split)
+            self.dataset("train")
+            self.validation_set  # noqa: B018
         else:
             self.test_set  # noqa: B018
 

@@ -131,8 +131,8 @@ def notes_on_metric(metric: QualityMetric, data: QualityDataModule) -> list[str]
     if seen := sum(digest[:DIGITS] in known for digest in data.test_set.digests().values()):
         notes.append(
             f"{seen} of {len(data.test_set)} test images are among those that metric=trained learnt from: its figures "
-            "on them say nothing about others. Test it with the data.split_seed that it was trained with; copies of "
-            "a training image under another name are found too"
+            "on them say nothing about others. Test it with the data.split_seed that it was trained with; of a few, "
+            "the data set may hold copies under other names"
         )
     if facts.images and plain_resize(data.resize) != plain_resize(facts.resize):
         notes.append(

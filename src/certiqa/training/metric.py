@@ -109,7 +109,13 @@ class MetricFit:
         return network, facts, chosen
 
     def _cross_validated(self, features: Array, mos: Array, groups: Sequence[str]) -> list[float]:
-        """Return the SROCC of each penalty, of scores from fits without an image's fold."""
+        """Return for each penalty the SROCC of scores that each image has from a fit without its fold.
+
+        Args:
+            features: ``(N, F)``.
+            mos: ``(N,)``.
+            groups: ``(N,)``; images of one group share a fold.
+        """
         names = sorted(set(groups), key=lambda name: noise_key(0, "train", name, 0))
         fold_of = {name: place % self.folds for place, name in enumerate(names)}
         if len(names) < self.folds:

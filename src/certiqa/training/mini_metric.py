@@ -35,7 +35,7 @@ from certiqa.metrics.mini import MOS_RANGE, MiniNetwork
 from certiqa.metrics.weights import load_strictly, read_weights, save_weights
 from certiqa.options import Count, Positive, Seed
 from certiqa.storage.workers import worker_pool
-from certiqa.training.ridge import ridge
+from certiqa.training.ridge import ridge_path
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -96,22 +96,22 @@ def fit_mini_metric(
     train, validation = plain["train"], plain["validation"]
     names = np.random.default_rng(seed).permutation(sorted(SPLITS["train"]))
     groups = [set(names[start::num_groups]) for start in range(num_groups)]
+    outs = [np.isin(photographs, list(group)) for group in groups]
+    without = [ridge_path(features[~out], targets[~out], penalties) for out in outs]  # a list over penalties each
     trials = []
-    for penalty in penalties:
+    for place, (weights, bias) in enumerate(ridge_path(features, targets, penalties)):
+        on_validation = measures.srocc(validation[0] @ weights + bias, validation[1])
         values, inside = [], []
-        for group in groups:
-            out = np.isin(photographs, list(group))
-            weights, bias = ridge(features[~out], targets[~out], penalty)
+        for group, heads in zip(groups, without, strict=True):
+            held_weights, held_bias = heads[place]
             held = np.isin(train[2], list(group))
-            scores = train[0] @ weights + bias
+            scores = train[0] @ held_weights + held_bias
             values.append(measures.srocc(scores[held], train[1][held]))
             inside += [measures.srocc(scores[train[2] == name], train[1][train[2] == name]) for name in group]
-        weights, bias = ridge(features, targets, penalty)
-        on_validation = measures.srocc(validation[0] @ weights + bias, validation[1])
-        trials.append((float(np.mean(values)) + on_validation, penalty, values, float(np.mean(inside)), on_validation))
-    _, penalty, values, per_photograph, on_validation = max(trials)
+        sum_of_both = float(np.mean(values)) + on_validation
+        trials.append((sum_of_both, penalties[place], values, float(np.mean(inside)), on_validation, weights, bias))
+    _, penalty, values, per_photograph, on_validation, weights, bias = max(trials, key=lambda trial: trial[:2])
 
-    weights, bias = ridge(features, targets, penalty)
     with torch.no_grad():
         network.head.weight.copy_(torch.from_numpy(weights)[None])
         network.head.bias.fill_(float(bias))

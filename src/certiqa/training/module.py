@@ -132,7 +132,7 @@ class DefenseModule(pl.LightningModule):
         assert self.objective is not None
         assert self.corruption is not None
         images, ids, epochs = self._prepared(batch), batch["image_id"], batch["epoch"].tolist()
-        mse_only = not self.objective.needs_metric or self.global_step < self.objective.mse_share * self._num_steps
+        mse_only = self.global_step < self.objective.mse_steps(self._num_steps)
         whole = not bool(batch["is_crop"].any())
         if mse_only and self.objective.mse_crop is not None:
             cropped = self._crop(images, self.objective.mse_crop)
@@ -157,7 +157,8 @@ class DefenseModule(pl.LightningModule):
         assert self.optimizer is not None
         assert self.objective is not None
         optimizer = self.optimizer(self.denoiser.parameters())
-        phases = self.objective.phases(self._num_steps) if self.restart else [self._num_steps]
+        steps, alone = self._num_steps, self.objective.mse_steps(self._num_steps)
+        phases = [alone, steps - alone] if self.restart else [steps]
         schedule = warm_cosine(optimizer, phases, self.warmup_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

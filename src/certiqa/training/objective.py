@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from certiqa.errors import UserError, require_count
@@ -94,10 +95,9 @@ class DenoisingObjective:
         """Whether any term goes through the metric."""
         return self.ranking_weight > 0 or self.target_weight > 0
 
-    def phases(self, steps: int) -> list[int]:
-        """Return how many of ``steps`` are with MSE alone, and how many go through the metric; those that there are."""
-        alone = math.ceil(self.mse_share * steps) if self.needs_metric else steps
-        return [part for part in (alone, steps - alone) if part]
+    def mse_steps(self, steps: int) -> int:
+        """Return how many of ``steps``, from the first, are with MSE alone; the others go through the metric."""
+        return math.ceil(self.mse_share * steps) if self.needs_metric else steps
 
     def check_metric(self, metric: QualityMetric) -> None:
         """Raise UserError if a term through the metric cannot be normalised."""
@@ -130,18 +130,13 @@ class DenoisingObjective:
         terms = {}
         if self.ranking_weight > 0:
             self.check_opinions(not bool(opinions.isnan().any()))
-            hinge = self.ranking == "hinge"
-            terms["ranking"] = (
-                ranking_hinge(quality, opinions, self.ranking_margin, self.ranking_gap)
-                if hinge
-                else 1 - correlation(quality, opinions)
-            )
-        if self.target_weight > 0:
-            if self.target == "plcc":
-                terms["target"] = 1 - correlation(quality, clean)
+            if self.ranking == "plcc":
+                terms["ranking"] = 1 - correlation(quality, opinions)
             else:
-                apart = quality - clean
-                terms["target"] = (apart.square() if self.target == "mse" else apart.abs()).mean()
+                terms["ranking"] = ranking_hinge(quality, opinions, self.ranking_margin, self.ranking_gap)
+        if self.target_weight > 0:
+            distances = {"l1": F.l1_loss, "mse": F.mse_loss, "plcc": lambda *both: 1 - correlation(*both)}
+            terms["target"] = distances[self.target](quality, clean)
         return terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:

@@ -14,8 +14,8 @@ def warm_cosine(optimizer: Optimizer, phases: Sequence[int], warmup: int) -> Lam
 
     Args:
         optimizer: whose learning rate it scales.
-        phases: steps of each phase. What is trained for changes between them, so each starts at a high rate again
-            (warm restarts: Loshchilov and Hutter, ICLR 2017).
+        phases: steps of each phase, perhaps 0. What is trained for changes between them, so each starts at a high rate
+            again (warm restarts: Loshchilov and Hutter, ICLR 2017).
         warmup: steps of warm-up in each; at most a quarter of the phase.
     """
 
