@@ -49,7 +49,8 @@ def train(*overrides: str) -> None:
     """Run train.py, which only reports a run that is finished."""
     command = [sys.executable, str(ROOT / "train.py"), *overrides]
     print(shlex.join(["python", "train.py", *overrides]), flush=True)
-    subprocess.run(command, check=True, cwd=ROOT)
+    if code := subprocess.run(command, check=False, cwd=ROOT).returncode:
+        sys.exit(code)  # train.py has said why
 
 
 class Study:
