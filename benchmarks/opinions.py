@@ -140,9 +140,10 @@ class Cell:
 
 
 def study_table(study: Study, splits: int, seeds: int, repeats: int) -> list[list[str]]:
-    """Return means over splits and seeds with 95 % intervals of a bootstrap over splits and, in each, over images.
+    """Return means over splits and seeds with 95 % intervals of a bootstrap over splits and over images.
 
-    Each resampling takes the same splits and images for all defenses and seeds, so that differences are paired.
+    Each resampling takes the same splits and images for all defenses and seeds, so that differences are paired; and an
+    image as often in every split that tests it, since splits of one set share images.
     """
     cells: dict[str, list[list[Cell]]] = {name: [] for name in STEPS}
     for split in range(splits):
@@ -151,13 +152,16 @@ def study_table(study: Study, splits: int, seeds: int, repeats: int) -> list[lis
             options.append("data.validation_images=8")  # nothing is chosen by them here
             folders = [study.cell(split, seed, name, options) for seed in range(seeds)]
             cells[name].append([Cell(folder, RANGES[study.data]) for folder in folders])
-    counts = [len(of_split[0].ids) for of_split in cells["ms"]]
+    tested = [of_split[0].ids for of_split in cells["ms"]]
+    pool, places = np.unique(np.concatenate(tested), return_inverse=True)
+    place_of = np.split(places, np.cumsum([len(ids) for ids in tested])[:-1])
+    rows_of = [np.arange(len(ids)) for ids in tested]
+    samples = [list(enumerate(rows_of))]
     rng = np.random.default_rng(0)
-    whole = [np.arange(count) for count in counts]
-    samples = [list(enumerate(whole))]
     for _ in range(repeats):
+        times = np.bincount(rng.integers(0, len(pool), len(pool)), minlength=len(pool))
         drawn = rng.integers(0, splits, splits)
-        samples.append([(split, rng.integers(0, counts[split], counts[split])) for split in drawn])
+        samples.append([(split, np.repeat(rows_of[split], times[place_of[split]])) for split in drawn])
 
     def mean(of: Callable[[int, NDArray[np.intp]], list[dict[str, float]]]) -> pd.DataFrame:
         return pd.DataFrame(

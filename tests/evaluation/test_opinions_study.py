@@ -91,7 +91,7 @@ def test_equal_defenses_differ_by_nothing_in_every_resampling(opinions, asked, t
     monkeypatch.setattr(study, "cell", lambda split, seed, *_: tmp_path / f"livec-split{split}-seed{seed}-dms")
     _, undefended, *lines = opinions.study_table(study, SPLITS, 1, 20)
     assert set(lines[-1][1:]) == {"0.000 [0.000, 0.000]"}
-    low, high = undefended[1].split("[")[1].rstrip("]").split(", ")
+    low, high = (float(end) for end in undefended[1].split("[")[1].rstrip("]").split(", "))
     assert low < high  # images were resampled
 
 
