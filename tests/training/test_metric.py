@@ -56,6 +56,14 @@ def rated(tmp_path_factory):
     return folder
 
 
+def test_autocast_does_not_round_mean_and_deviation():
+    maps = 10 + 0.05 * torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        mean, deviation = mean_and_deviation(maps)
+    torch.testing.assert_close(mean, maps.mean(dim=(2, 3)))
+    torch.testing.assert_close(deviation, (maps.var(dim=(2, 3), correction=0) + 1e-6).sqrt(), rtol=1e-2, atol=0)
+
+
 def test_features_are_mean_and_deviation_of_the_layers_of_torchvisions_network(imagenet):
     features = PooledFeatures(imagenet=True, weights=imagenet, layers=["features.1", "features.4"]).eval()
     images = torch.rand(2, 3, 40, 56)

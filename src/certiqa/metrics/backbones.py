@@ -70,15 +70,16 @@ class PooledFeatures(nn.Module):
         """Return the features of images."""
         maps = self.backbone(self.preprocess(images).contiguous(memory_format=torch.channels_last))
         maps = maps.values() if isinstance(maps, dict) else maps
-        return torch.cat([value for each in maps for value in mean_and_deviation(at_least_float32(each))], dim=1)
+        return torch.cat([value for each in maps for value in mean_and_deviation(each)], dim=1)
 
 
 def mean_and_deviation(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation ``(N, C)`` of maps ``(N, C, H, W)``."""
+    """Return mean and standard deviation ``(N, C)`` of maps ``(N, C, H, W)``, in float32 or more."""
     # as products with a row of ones: on channels_last maps several times faster on a CPU than var_mean
-    pixels = maps.permute(0, 2, 3, 1).flatten(1, 2)
+    pixels = at_least_float32(maps).permute(0, 2, 3, 1).flatten(1, 2)
     ones = pixels.new_full((1, 1, 1), 1 / pixels.shape[1]).expand(pixels.shape[0], 1, pixels.shape[1])
-    mean, square = torch.bmm(ones, pixels).squeeze(1), torch.bmm(ones, pixels.square()).squeeze(1)
+    with torch.autocast(maps.device.type, enabled=False):  # which would make the products bfloat16 again
+        mean, square = torch.bmm(ones, pixels).squeeze(1), torch.bmm(ones, pixels.square()).squeeze(1)
     # the square root has an infinite slope at 0, and dead channels do occur
     return mean, ((square - mean.square()).clamp(min=0) + 1e-6).sqrt()
 
