@@ -142,8 +142,8 @@ class Cell:
 def study_table(study: Study, splits: int, seeds: int, repeats: int) -> list[list[str]]:
     """Return means over splits and seeds with 95 % intervals of a bootstrap over splits and over images.
 
-    Each resampling takes the same splits and images for all defenses and seeds, so that differences are paired; and an
-    image as often in every split that tests it, since splits of one set share images.
+    Each resampling takes the same splits and images for all defenses and seeds, so that differences are paired.
+    Splits share images: an image drawn twice counts twice in each split that tests it.
     """
     cells: dict[str, list[list[Cell]]] = {name: [] for name in STEPS}
     for split in range(splits):
