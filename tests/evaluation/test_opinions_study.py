@@ -30,11 +30,13 @@ def asked(opinions, monkeypatch, tmp_path):
         given = dict(override.split("=", 1) for override in overrides)
         if "defense" not in given:
             return
-        rng = np.random.default_rng(int(given["data.split_seed"]))
+        split = int(given["data.split_seed"])
+        rng = np.random.default_rng(split)
         mos = rng.uniform(0, 100, IMAGES)
         score = mos + {"ms": 60, "dms": 30, "dms_iqa": 10}[given["defense"]] * rng.standard_normal(IMAGES)
         score += int(given["seed"])
-        rows = {"image_id": [f"{row:02d}.bmp" for row in range(IMAGES)], "mos": mos, "score": score}
+        names = [f"{row + 10 * split:02d}.bmp" for row in range(IMAGES)]  # splits share some images
+        rows = {"image_id": names, "mos": mos, "score": score}
         rows |= {"score_clean": mos + rng.standard_normal(IMAGES)}
         of_radius = [
             {"radius": radius, "lower": score - 100 * radius, "upper": score + 50 * radius}
