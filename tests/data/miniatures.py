@@ -215,4 +215,5 @@ WRITERS = {
     "livec": livec,
     "agiqa3k": agiqa3k,
     "folder": images,
+    "union": livec,  # and mini, which is embedded
 }

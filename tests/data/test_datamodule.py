@@ -28,9 +28,23 @@ def test_crops_do_not_depend_on_workers_and_change_with_seed_and_epoch(mini_cach
 
 
 def test_an_epoch_visits_every_image_once():
-    order = EpochOrder(50, seed=3)
+    order = EpochOrder([50], seed=3)
     order.set_epoch(7)
     assert sorted(order) == [(7, index) for index in range(50)]
+
+
+def test_an_epoch_of_a_union_shows_equally_many_of_each_and_all_of_the_larger_one_over_several():
+    order = EpochOrder([3, 8], seed=3)
+    passes = []
+    for epoch in range(4):
+        order.set_epoch(epoch)
+        rows = [row for _, row in order]
+        assert len(rows) == len(order) == 6
+        assert sorted(rows[::2]) == [0, 1, 2]
+        assert all(3 <= row < 11 for row in rows[1::2])
+        passes.append(rows[1::2])
+    assert len({*passes[0], *passes[1]}) == 6  # none twice before the list is begun again
+    assert passes[0] != passes[2]
 
 
 def test_a_crop_larger_than_the_image_is_refused_by_name(mini_cache):

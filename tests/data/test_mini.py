@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from certiqa.data import DISTORTIONS, load_dataset, mini
+from certiqa.data.guises import random_guise
 from certiqa.data.images import ImageDataset, ImageRecord, read_image
 from certiqa.errors import UserError
 from certiqa.storage.cache import cache_root
@@ -88,6 +89,36 @@ def small_mini(monkeypatch):
     monkeypatch.setattr(mini, "SPLITS", {"train": (), "validation": (), "test": ("scikit_chelsea",)})
     monkeypatch.setattr(mini, "LISTS", {"test": "test", "quick": "test"})
     monkeypatch.setattr(mini, "DISTORTIONS", {"darken": DISTORTIONS["darken"]})
+
+
+def test_guises_add_training_images_and_leave_the_others_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(mini, "SPLITS", {"train": ("scikit_chelsea",), "validation": (), "test": ("scikit_coffee",)})
+    monkeypatch.setattr(mini, "LISTS", {"train": "train", "test": "test"})
+    monkeypatch.setattr(mini, "DISTORTIONS", {"darken": DISTORTIONS["darken"]})
+    plain, guised = (load_dataset("mini", "train", cache=tmp_path, guises=number) for number in (0, 2))
+    assert guised.records[:5] == plain.records
+    assert [record.image_id for record in guised.records[5:]] == [
+        f"scikit_chelsea/17_{level}_guise{guise}.png" for guise in (1, 2) for level in mini.LEVELS
+    ]
+    assert [record.mos for record in guised.records] == 3 * [record.mos for record in plain.records]
+    assert {record.reference_id for record in guised.records} == {"scikit_chelsea"}
+    shown = {read_image(record.path).tobytes() for record in guised.records}
+    assert len(shown) == 15
+    assert guised.fingerprint != plain.fingerprint
+    assert len(load_dataset("mini", "test", cache=tmp_path, guises=2)) == 5
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+    load_dataset("mini", "train", cache=tmp_path, guises=2)
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+
+
+def test_guises_differ_from_the_photograph_and_are_drawn_from_the_generator_alone():
+    photograph = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    first, again, other = (random_guise(photograph, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert first.shape == photograph.shape
+    assert first.dtype == np.uint8
+    assert (first == again).all()
+    assert (first != other).any()
+    assert (first != photograph).any()
 
 
 def test_a_cache_that_was_cut_short_is_made_again(small_mini, tmp_path, capsys):

@@ -86,7 +86,14 @@ def run(metric, folder, *overrides, name="train"):
     """Run a job in this process as ``train.py`` or ``evaluate.py`` would, with a metric made here; its folder."""
     identity.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"), pytest.MonkeyPatch.context() as patch:
-        given = ["debug=fast", "data.name=squares", "data.limit_test=8", *overrides, f"paths.outputs={folder}"]
+        given = [
+            "debug=fast",
+            "data.name=squares",
+            "~data.guises",
+            "data.limit_test=8",
+            *overrides,
+            f"paths.outputs={folder}",
+        ]
         config = compose(name, given, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         config.paths.run = str(folder)

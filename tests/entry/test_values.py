@@ -112,7 +112,10 @@ def test_a_run_has_one_name_however_a_boolean_is_written(composed):
         (["fresh=maybe"], r"^fresh must be true or false, got maybe"),
         (["task=foo"], r"^task must be train, evaluate"),
         (["task=purification"], r"experiment=purification"),
-        (["task=mini_metric"], r"experiment=mini_metric"),
+        (["data=union", "+data.sets.mini.guise=1"], r"^unknown key 'data.sets.mini.guise'.*Did you mean 'guises'"),
+        (["data=union", "data.sets.mini.guises=-1"], r"^data.sets.mini.guises must be a whole number"),
+        (["data=union", "+data.sets.konik={}"], r"^unknown key 'data.sets.konik'.*Did you mean 'koniq'"),
+        (["task=metric"], r"experiment=metric"),
         (["paths.outputs=''"], r"^paths.outputs must be text, not empty"),
         (["paths.outputs=null"], r"^paths.outputs must be text, not empty, got null"),
         (["name=[a]"], r"^name must be text"),
@@ -278,7 +281,7 @@ def cases(composed):
     for config in (
         composed(),
         composed("experiment=purification", name="evaluate"),
-        composed("experiment=mini_metric"),
+        composed("experiment=metric"),
     ):
         for key in (*TOP, "study", "metric_fit"):
             section = config.get(key)

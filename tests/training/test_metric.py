@@ -10,18 +10,22 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from scipy.stats import spearmanr
 from torchvision.models import mobilenet_v2, resnet18
 
-from certiqa.data import load_dataset
+from certiqa.data import DATASETS, load_dataset
+from certiqa.data.folder import load_folder
+from certiqa.defenses import noise_key
 from certiqa.errors import UserError
 from certiqa.evaluation import srocc
 from certiqa.metrics import TrainedMetric, backbones, check_metric, load_metric
 from certiqa.metrics.backbones import PooledFeatures, mean_and_deviation
-from certiqa.metrics.trained import TrainedFacts, build_network, save_metric
+from certiqa.metrics.trained import FORMAT, TrainedFacts, build_network, save_metric
 from certiqa.training.metric import MetricFit, MetricModule
 from certiqa.training.objective import correlation
 
@@ -133,6 +137,9 @@ def test_a_saved_metric_is_the_network_and_keeps_the_contract(tmp_path):
     images = torch.rand(3, 3, 33, 40)
     with torch.no_grad():
         assert torch.equal(metric(images), network(images))
+        linear = network.head(network.features(images)).squeeze(1)
+        assert metric(images) == pytest.approx(1 + 4 / (1 + torch.exp(-(linear - 3))))
+    assert metric.hard_bounds == (1, 5)
     assert (metric.score_range, metric.lower_better, metric.weights_source) == ((1, 5), True, "metric.safetensors")
     assert metric.facts.resize == 96
     assert check_metric(metric, size=64).ok
@@ -142,9 +149,9 @@ def test_other_files_are_no_trained_metrics(tmp_path):
     with pytest.raises(UserError, match=r"metric\.weights=PATH"):
         load_metric("trained")
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(UserError, match=r"no metric that was trained here.*experiment=metric"):
+    with pytest.raises(UserError, match=r"no metric that this version of certiqa trained.*experiment=metric"):
         TrainedMetric(tmp_path / "foreign.safetensors")
-    save_file({"a": torch.zeros(1)}, tmp_path / "bad.safetensors", {"format": "certiqa trained metric", "facts": "{"})
+    save_file({"a": torch.zeros(1)}, tmp_path / "bad.safetensors", {"format": FORMAT, "facts": "{"})
     with pytest.raises(UserError, match="damaged"):
         TrainedMetric(tmp_path / "bad.safetensors")
 
@@ -220,12 +227,68 @@ def test_cross_validation_leaves_out_all_images_of_a_reference():
     generator = np.random.default_rng(0)
     features, mos = (np.repeat(generator.normal(size=shape), 2, axis=0) for shape in ((40, 90), (40,)))
     fit = MetricFit(penalties=[0.001, 1.0], folds=4)
-    apart = fit._cross_validated(features, mos, [str(row // 2) for row in range(80)])  # nothing can be learnt
+    apart = fit._cross_validated(
+        features, mos, [str(row // 2) for row in range(80)], [""] * 80
+    )  # nothing can be learnt
     assert max(np.abs(apart)) < 0.5
-    known = fit._cross_validated(features, mos, [str(row) for row in range(80)])  # the other copy is known
+    known = fit._cross_validated(features, mos, [str(row) for row in range(80)], [""] * 80)  # the other copy is known
     assert min(known) > 0.6
     with pytest.raises(UserError, match=r"metric_fit.folds=4 needs as many training images, there are 3"):
-        fit._cross_validated(features[:3], mos[:3], ["a", "b", "c"])
+        fit._cross_validated(features[:3], mos[:3], ["a", "b", "c"], [""] * 3)
+
+
+@pytest.fixture(scope="module")
+def two_sets(rated, tmp_path_factory):
+    """The rated images as one set, and as another with opinion scores of another scale, better the lower they are."""
+    other = tmp_path_factory.mktemp("other")
+    lines = (rated / "scores.csv").read_text().splitlines()[1:]
+    cells = [(name, float(mos)) for name, mos in (line.split(",") for line in lines)]
+    for name, _ in cells:
+        (other / name).symlink_to(rated / name)
+    (other / "scores.csv").write_text("image,dmos\n" + "".join(f"{name},{10 - mos / 10}\n" for name, mos in cells))
+    return {"here": {"root": str(rated), "mos_range": [0, 100]}, "there": {"root": str(other), "lower_better": True}}
+
+
+def test_a_metric_is_trained_on_a_union_and_judged_on_each_of_its_sets(two_sets, imagenet, tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "here", load_folder)
+    monkeypatch.setitem(DATASETS, "there", load_folder)
+    sets = json.dumps(two_sets | {"there": two_sets["there"] | {"mos_range": [0, 10]}}).replace('"', "")
+    given = [
+        *("experiment=metric", "data=union", f"+data={{sets:{sets}}}", "data.sets.livec=null", "data.sets.mini=null"),
+        *("data.resize=null", "data.crop=40", "data.num_workers=0", f"metric_fit.backbone_weights={imagenet}"),
+        *("metric_fit.layers=[features.1]", "metric_fit.fine_tune=true", "trainer.max_epochs=1", "data.batch_size=8"),
+    ]
+    done = forked.run([sys.executable, ROOT / "train.py", *given, f"paths.outputs={tmp_path}"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.glob("metric/union-metric-*")
+    summary = json.loads((folder / "summary.json").read_text())
+    table = pd.read_csv(folder / "scores.csv")
+    assert list(summary["sets"]) == ["here", "there"]
+    assert "srocc" not in summary
+    for name, rows in table.groupby("set"):
+        assert rows.mos.between(1, 5).all()
+        assert summary["sets"][name]["srocc"] == pytest.approx(spearmanr(rows.score, rows.mos)[0])
+    one, other = (rows.mos.to_numpy() for _, rows in table.groupby("set"))
+    assert one == pytest.approx(other, abs=1e-6)  # the same images, on the union's scale
+    card = (folder / "card.md").read_text()
+    assert "test images of here" in card
+    assert "test images of there" in card
+    assert f"{summary['val_srocc']:.3f} on average" in done.stdout
+
+
+def test_a_loss_on_a_union_correlates_within_each_set():
+    network = build_network(TrainedFacts("mobilenet_v2", ["features.1"], 32, (0.0, 1.0)))
+    module = MetricModule(network, torch.optim.Adam, mos_range=(0.0, 1.0))
+    module.log = lambda *given, **more: None
+    images, wanted = torch.rand(6, 3, 32, 32), torch.tensor([0.1, 0.2, 0.3, 0.9, 0.8, 0.6])
+    batch = {"image": images, "epoch": torch.zeros(6, dtype=int), "image_id": list("abcdef"), "mos_normalised": wanted}
+    keys = [noise_key(0, "train", name, 0) % 2 == 1 for name in "abcdef"]
+    shown = torch.where(torch.tensor(keys)[:, None, None, None], images.flip(-1), images)
+    scores = network(shown).detach()
+    within = [np.corrcoef(scores[part], wanted[part])[0, 1] for part in (slice(3), slice(3, 6))]
+    expected = float((scores - wanted).square().mean()) + (1 - np.mean(within)) / 2
+    loss = module.training_step(batch | {"source": ["one"] * 3 + ["two"] * 3}, 0)
+    assert float(loss.detach()) == pytest.approx(expected, abs=1e-4)
 
 
 def test_several_processes_are_refused_before_any_work(command, tmp_path):

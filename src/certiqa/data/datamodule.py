@@ -190,7 +190,7 @@ class QualityDataModule(pl.LightningDataModule):
             raise UserError(
                 f"data.batch_size={self.batch_size} cannot be shared by {world} processes; choose a multiple of {world}"
             )
-        order, share = EpochOrder(len(crops), self.seed, rank, world), self.batch_size // world
+        order, share = EpochOrder([*self.train_set.sources.values()], self.seed, rank, world), self.batch_size // world
         return TrainingLoader(
             crops,
             share,

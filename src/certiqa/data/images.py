@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ class ImageRecord:
         reference_id: the pristine image it was made from, or the prompt; None where there is none. Images that share it
             stay in one split.
         prepared: a resized copy in the cache that is read in its place, see ``certiqa.data.shrunk``; None without.
+        source: the data set of a union that it is of, see ``certiqa.data.union``; empty where there is but one.
     """
 
     image_id: str
@@ -54,6 +56,7 @@ class ImageRecord:
     mos: float | None
     reference_id: str | None = None
     prepared: Path | None = None
+    source: str = ""
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -125,6 +128,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
             "mos_normalised": self.normalised(mos),
             "image_id": record.image_id,
             "reference_id": record.reference_id or "",
+            "source": record.source,
             "path": str(record.path),
             "digest": content_digest(record.path),
         }
@@ -141,6 +145,11 @@ class ImageDataset(Dataset[dict[str, Any]]):
         low, high = self.mos_range
         share = (mos - low) / (high - low)
         return 1 - share if self.mos_lower_better else share
+
+    @property
+    def sources(self) -> dict[str, int]:
+        """How many images there are of each data set of a union, in the order of the list."""
+        return dict(Counter(record.source for record in self.records))
 
     @property
     def has_opinions(self) -> bool:

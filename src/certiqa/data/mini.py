@@ -24,8 +24,10 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from certiqa.data.distortions import DISTORTIONS, distort
+from certiqa.data.guises import random_guise
 from certiqa.data.images import ImageDataset, ImageRecord, read_image
 from certiqa.errors import UserError, suggest
+from certiqa.options import Count
 from certiqa.storage.cache import cache_root
 from certiqa.storage.files import write_aside
 from certiqa.storage.workers import worker_pool
@@ -67,6 +69,8 @@ SPLITS: dict[str, tuple[str, ...]] = {
 
 # What can be loaded, and the photographs it draws on. The quick lists hold each of the 125 (type, level) cells once.
 LISTS = {**{name: name for name in SPLITS}, "quick_validation": "validation", "quick": "test"}
+GUISE = "guise"
+"""With a number, the list of the training images in one more guise."""
 
 
 def split_of(photograph: str) -> str:
@@ -74,40 +78,47 @@ def split_of(photograph: str) -> str:
     return next(split for split, names in SPLITS.items() if photograph in names)
 
 
-def image_id(photograph: str, type_id: int, level: int) -> str:
+Cell = tuple[str, int, int, int]
+"""Photograph, type id, level and guise of an image; guise 0 is the photograph as it is."""
+
+
+def image_id(photograph: str, type_id: int, level: int, guise: int = 0) -> str:
     """Return the id of a distorted image, its path relative to the data set's folder."""
-    return f"{photograph}/{type_id:02d}_{level}.png"
+    return f"{photograph}/{type_id:02d}_{level}{f'_guise{guise}' if guise else ''}.png"
 
 
-def load_mini(split: str = "test", *, cache: str | Path | None = None) -> ImageDataset:
+def load_mini(split: str = "test", *, cache: str | Path | None = None, guises: Count = 0) -> ImageDataset:
     """Return a split of the embedded data set; makes the images first if the cache does not have them.
 
     Args:
         split: "train" (1,750 images), "validation" (375), "test" (625), or the rotating lists in which each of the 125
             (type, level) cells occurs once: "quick_validation" and "quick" (of the test photographs).
         cache: folder of the cache; None for the default one.
+        guises: so many more copies of the training images, each with another tone, colour and orientation before the
+            distortion and another crop, see ``certiqa.data.guises``.
     """
     if split not in LISTS:
         raise UserError(f"no split '{split}' of mini; there are: {', '.join(LISTS)}.{suggest(split, LISTS)}")
-    folder = prepare_mini(cache, splits=[split])
+    lists = [split, *(f"{GUISE}{number}" for number in range(1, guises + 1) if split == "train")]
+    folder = prepare_mini(cache, splits=lists)
     ratings = cell_means()
     records = []
-    for photograph, type_id, level in cells_of(split):
-        name = image_id(photograph, type_id, level)
+    for photograph, type_id, level, guise in (cell for part in lists for cell in cells_of(part)):
+        name = image_id(photograph, type_id, level, guise)
         records.append(ImageRecord(name, folder / name, ratings[type_id, level], photograph))
-    return ImageDataset(
-        records, mos_range=MOS_RANGE, name="mini", fingerprint=mini_fingerprint(), mos_kind="pseudo-MOS"
-    )
+    fingerprint = " ".join([mini_fingerprint(), *lists[1:]])
+    return ImageDataset(records, mos_range=MOS_RANGE, name="mini", fingerprint=fingerprint, mos_kind="pseudo-MOS")
 
 
-def cells_of(split: str) -> list[tuple[str, int, int]]:
-    """Return the (photograph, type id, level) of a split's images."""
-    photographs = SPLITS[LISTS[split]]
+def cells_of(split: str) -> list[Cell]:
+    """Return the cells of a split's images, or of the training images in one of their guises."""
+    guise = int(split.removeprefix(GUISE)) if split.startswith(GUISE) else 0
+    photographs = SPLITS["train" if guise else LISTS[split]]
     cells = [(kind.type_id, level) for kind in DISTORTIONS.values() for level in LEVELS]
     if split.startswith("quick"):
         # the photograph rotates over types and levels, so that no type or level meets one photograph only
-        return [(photographs[(type_id + level) % len(photographs)], type_id, level) for type_id, level in cells]
-    return [(photograph, type_id, level) for photograph in photographs for type_id, level in cells]
+        return [(photographs[(type_id + level) % len(photographs)], type_id, level, 0) for type_id, level in cells]
+    return [(photograph, type_id, level, guise) for photograph in photographs for type_id, level in cells]
 
 
 def cell_means() -> dict[tuple[int, int], float]:
@@ -122,7 +133,8 @@ def mini_fingerprint() -> str:
     for path in sorted((ASSETS / "photos").glob("*.png")):
         digest.update(path.name.encode() + path.read_bytes())
     digest.update((ASSETS / "kadid10k_mean_by_type_level.csv").read_bytes())
-    for path in [Path(__file__), *sorted((Path(__file__).parent / "distortions").glob("*.py"))]:
+    here = Path(__file__)
+    for path in [here, here.with_name("guises.py"), *sorted((here.parent / "distortions").glob("*.py"))]:
         digest.update(path.read_bytes())
     for package in ("numpy", "scipy", "scikit-image", "pillow"):
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
@@ -148,7 +160,7 @@ def prepare_mini(cache: str | Path | None = None, splits: Sequence[str] | None =
     try:
         folder.mkdir(exist_ok=True)
         cells = {cell for split in lacking for cell in cells_of(split)}
-        known = {name: size for split in LISTS for name, size in (_sizes(folder, split) or {}).items()}
+        known = {name: size for split in {*LISTS, *lacking} for name, size in (_sizes(folder, split) or {}).items()}
         missing = sorted(cell for cell in cells if not _is_whole(folder, image_id(*cell), known))
         sizes = known | dict(_make_images(folder, missing))
         for split in lacking:
@@ -188,10 +200,10 @@ def _is_whole(folder: Path, name: str, sizes: Mapping[str, int]) -> bool:
     return name in sizes and path.is_file() and path.stat().st_size == sizes[name]
 
 
-def _make_images(folder: Path, cells: Sequence[tuple[str, int, int]]) -> Iterator[tuple[str, int]]:
+def _make_images(folder: Path, cells: Sequence[Cell]) -> Iterator[tuple[str, int]]:
     """Make these images, in parallel over (photograph, type); yields (image id, bytes)."""
     jobs = [
-        (folder, photograph, type_id, [level for _, _, level in group])
+        (folder, photograph, type_id, [(level, guise) for _, _, level, guise in group])
         for (photograph, type_id), group in itertools.groupby(cells, key=lambda cell: cell[:2])
     ]
     columns = (TextColumn("making data set mini"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -213,17 +225,24 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _make_levels(folder: Path, photograph: str, type_id: int, levels: Sequence[int]) -> list[tuple[str, int]]:
+def _make_levels(
+    folder: Path, photograph: str, type_id: int, wanted: Sequence[tuple[int, int]]
+) -> list[tuple[str, int]]:
     pixels = read_image(ASSETS / "photos" / f"{photograph}.png")
     height, width = pixels.shape[:2]
-    top, left = (height - CROP) // 2, (width - CROP) // 2
     made = []
-    for level in levels:
-        distorted = distort(pixels, type_id, level, seed=photograph_seed(photograph), focus=(top, left, CROP, CROP))
+    for level, guise in wanted:
+        name = image_id(photograph, type_id, level, guise)
+        shown, seed = pixels, photograph_seed(photograph)
+        top, left = (height - CROP) // 2, (width - CROP) // 2
+        if guise:
+            generator = np.random.default_rng(photograph_seed(name))
+            shown = random_guise(pixels, generator)
+            top, left, seed = (int(generator.integers(end)) for end in (height - CROP + 1, width - CROP + 1, 2**30))
+        distorted = distort(shown, type_id, level, seed=seed, focus=(top, left, CROP, CROP))
         crop = np.ascontiguousarray(distorted[top : top + CROP, left : left + CROP])
         file = io.BytesIO()
         Image.fromarray(crop).save(file, "png", compress_level=1)
-        name = image_id(photograph, type_id, level)
         (folder / name).parent.mkdir(exist_ok=True)
         # not durable, that costs more than making them: a file that a power cut emptied fails find_damage
         with write_aside(folder / name, durable=False) as partial:
@@ -232,6 +251,6 @@ def _make_levels(folder: Path, photograph: str, type_id: int, levels: Sequence[i
     return made
 
 
-def photograph_seed(photograph: str) -> int:
-    """Return the seed of a photograph's random distortions, so that no two photographs share their noise."""
-    return int.from_bytes(hashlib.blake2b(photograph.encode(), digest_size=4).digest(), "little")
+def photograph_seed(name: str) -> int:
+    """Return the seed of random distortions by a name, so that no two photographs share their noise."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")

@@ -12,10 +12,20 @@ from certiqa.data.reading import Size
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
-    """Yields (epoch, index) in an order that is a function of (seed, epoch); ranks take turns, equally many each."""
+    """Yields (epoch, index) in an order that is a function of (seed, epoch); ranks take turns, equally many each.
 
-    def __init__(self, size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.size = size
+    Of several data sets, one after the other in the list, each takes its turn too: a pass shows as many images of each
+    as the smallest has, and a larger one is shown whole over several passes.
+
+    Args:
+        sizes: of the data sets.
+        seed: another one is another order.
+        rank: this process.
+        world: how many there are.
+    """
+
+    def __init__(self, sizes: Sequence[int], seed: int, rank: int = 0, world: int = 1) -> None:
+        self.sizes = sizes
         self.seed = seed
         self.rank = rank
         self.world = world
@@ -31,10 +41,16 @@ class EpochOrder(Sampler[tuple[int, int]]):
         self.start = start
 
     def __len__(self) -> int:
-        return self.size // self.world
+        return len(self.sizes) * min(self.sizes) // self.world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        share = min(self.sizes)
+        turns = []
+        for first, size in zip(np.cumsum([0, *self.sizes]), self.sizes, strict=False):
+            whole, part = divmod(self.epoch, size // share)
+            shuffled = first + np.random.default_rng([self.seed, whole]).permutation(size)
+            turns.append(shuffled[part * share : (part + 1) * share])
+        order = np.stack(turns, axis=1).ravel()
         start = self.start if self.epoch == self.resumed_epoch else 0
         mine = order[self.rank :: self.world][start : len(self)]
         return iter([(self.epoch, int(index)) for index in mine])

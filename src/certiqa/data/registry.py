@@ -16,6 +16,7 @@ from certiqa.data.livec import load_livec
 from certiqa.data.mini import load_mini
 from certiqa.data.nips2017 import load_nips2017
 from certiqa.data.spaq import load_spaq
+from certiqa.data.union import load_union
 from certiqa.errors import UserError, suggest
 from certiqa.signatures import options_of
 
@@ -28,6 +29,7 @@ DATASETS: dict[str, Callable[..., ImageDataset]] = {
     "livec": load_livec,
     "agiqa3k": load_agiqa3k,
     "folder": load_folder,
+    "union": load_union,
 }
 """What ``load_dataset`` and ``data=`` know by name: functions that return a split as an ``ImageDataset``."""
 
@@ -56,7 +58,7 @@ def load_dataset(
     """
     check_options(name, options)
     if name == "mini":
-        return load_mini(split, cache=cache)  # embedded, and split once and for all
+        return load_mini(split, cache=cache, **options)  # embedded, and split once and for all
     return DATASETS[name](split, root=root, cache=cache, split_seed=split_seed, **options)
 
 

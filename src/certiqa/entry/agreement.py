@@ -130,13 +130,17 @@ def notes_on_metric(metric: QualityMetric, data: QualityDataModule) -> list[str]
     known = set(facts.images)
     if seen := sum(digest[:DIGITS] in known for digest in data.test_set.digests().values()):
         notes.append(
-            f"{seen} of {len(data.test_set)} test images are among those that metric=trained learnt from: its figures "
-            "on them say nothing about others. Test it with the data.split_seed that it was trained with; of a few, "
-            "the data set may hold copies under other names"
+            f"{seen} of {len(data.test_set)} test images are among those that metric={metric.name} learnt from: its "
+            "figures on them say nothing about others. Test it with the data.split_seed that it was trained with; of a "
+            "few, the data set may hold copies under other names"
         )
-    if facts.images and plain_resize(data.resize) != plain_resize(facts.resize):
+    if (
+        facts.images
+        and plain_resize(data.resize) != plain_resize(facts.resize)
+        and not all(min(size) == facts.resize for size in data.test_set.sizes())
+    ):
         notes.append(
-            f"metric=trained was trained with data.resize={shown(facts.resize)}, the images here have "
+            f"metric={metric.name} was trained with data.resize={shown(facts.resize)}, the images here have "
             f"data.resize={shown(data.resize)}: it may be worse on them"
         )
     return notes

@@ -94,7 +94,7 @@ def check_config(config: DictConfig) -> list[str]:
 
 def check_together(checked: Mapping[str, Any]) -> None:
     """Raise UserError for values that are allowed each, but not together."""
-    sections = {"purification": "study", "metric": "metric_fit", "mini_metric": "metric_fit"}
+    sections = {"purification": "study", "metric": "metric_fit"}
     if (section := sections.get(checked["task"])) and not checked.get(section):
         raise UserError(f"task={checked['task']} needs {section}; ask for it with experiment={checked['task']}")
     if checked["task"] == "train" and not checked.get("training"):

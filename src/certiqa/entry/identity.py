@@ -88,7 +88,13 @@ def public_config(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-ADDED = {"optimise": None, "training.restart": False, "objective.ranking": "hinge", "objective.target": "l1"}
+ADDED = {
+    "optimise": None,
+    "training.restart": False,
+    "objective.ranking": "hinge",
+    "objective.target": "l1",
+    "data.guises": 0,
+}
 """Keys that runs once did not have, by the value that says what was done then: with it, runs keep their names."""
 
 

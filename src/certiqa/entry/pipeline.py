@@ -43,7 +43,6 @@ from certiqa.entry.build import (
 )
 from certiqa.entry.clock import Clock
 from certiqa.entry.finished import finished_as_given, parts_used, require_whole
-from certiqa.entry.fit_metric import fit_metric
 from certiqa.entry.folder import locked, shown
 from certiqa.entry.given import GIVEN_FILES
 from certiqa.entry.identity import config_hash, flat_identity
@@ -77,7 +76,7 @@ from certiqa.training.corruption import ATTACKED
 
 log = logging.getLogger(__name__)
 console = plain_console()
-STUDIES = {"metric": train_metric, "mini_metric": fit_metric, "purification": run_study}
+STUDIES = {"metric": train_metric, "purification": run_study}
 """Tasks that are no runs of one defense."""
 
 

@@ -30,7 +30,7 @@ from certiqa.options import (
 )
 from certiqa.signatures import CONSTRAINTS, NOTHING_MORE, hands_on
 
-TASKS = ("train", "evaluate", "purification", "metric", "mini_metric")
+TASKS = ("train", "evaluate", "purification", "metric")
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 

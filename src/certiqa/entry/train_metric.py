@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 from omegaconf import DictConfig
@@ -39,7 +38,7 @@ from certiqa.storage.files import write_aside
 from certiqa.training.metric import MetricFit, MetricModule, features_of, opinions
 
 WEIGHTS, CARD = "metric.safetensors", "card.md"
-FIGURES = {"srocc": measures.srocc, "plcc": measures.plcc, "krocc": measures.krocc}
+FIGURES = {"srocc": measures.srocc, "plcc": measures.plcc, "krocc": measures.krocc, "rmse": measures.rmse}
 
 
 def train_metric(config: DictConfig, folder: Path) -> None:
@@ -76,11 +75,13 @@ def train_metric(config: DictConfig, folder: Path) -> None:
     try:
         if fit.fine_tune:
             found |= fine_tune(config, folder, fit, network, facts, data, chosen["val_srocc"])
-        figures, table = judged(network.to(chosen_device(config)), data, data.test_set)
+        sets, table = judged(network.to(chosen_device(config)), data, data.test_set)
         save_metric(network, folder / WEIGHTS, facts)
         with write_aside(folder / "scores.csv") as partial:
             table.map(safe_cell).to_csv(partial, index=False)
-        found |= {**figures, "status": "finished"}
+        found |= {"sets": sets, "status": "finished"}
+        if len(sets) == 1:
+            found |= sets[data.dataset_name]
     except KeyboardInterrupt:
         found["status"] = "interrupted"
         raise
@@ -156,34 +157,50 @@ def fine_tune(
 
 def judged(
     network: TrainedNetwork, data: QualityDataModule, images: ImageDataset
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Return figures and scores of a metric on whole images; correlations are positive where it is right."""
-    scores, mos = features_of(network, data, images), opinions(images)
-    figures: dict[str, Any] = {name: measure(scores, mos) for name, measure in FIGURES.items()}
-    figures["rmse"] = measures.rmse(scores, mos)
-    figures["srocc_interval"] = list(measures.bootstrap_interval(measures.srocc, scores, mos))
-    names = [record.image_id for record in images.records]
-    return figures, pd.DataFrame({"image_id": names, "mos": mos, "score": np.asarray(scores)})
+) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
+    """Return figures by data set, and the scores, of a metric on whole images.
+
+    Correlations are positive where it is right.
+    """
+    table = pd.DataFrame(
+        {
+            "set": [record.source or images.name for record in images.records],
+            "image_id": [record.image_id for record in images.records],
+            "mos": opinions(images),
+            "score": features_of(network, data, images),
+        }
+    )
+    sets = {}
+    for name, rows in table.groupby("set", sort=False):
+        scores, mos = rows.score.to_numpy(), rows.mos.to_numpy()
+        sets[str(name)] = {
+            **{key: measure(scores, mos) for key, measure in FIGURES.items()},
+            "srocc_interval": list(measures.bootstrap_interval(measures.srocc, scores, mos)),
+        }
+    return sets, table
 
 
 def print_figures(found: dict[str, Any], console: Console) -> None:
     """Print what is known of a trained metric."""
-    table = Table(title=f"{found['name']}: {found['num_images']} test images, {found['mos_kind']}")
-    for name in ("SROCC", "PLCC", "KROCC", "RMSE"):
-        table.add_column(name, justify="right")
-    table.add_column("SROCC on validation images", justify="right")
-    low, high = found["srocc_interval"]
-    table.add_row(
-        f"{found['srocc']:.3f} [{low:.3f}, {high:.3f}]",
-        *(f"{found[name]:.3f}" for name in ("plcc", "krocc", "rmse", "val_srocc")),
+    table = Table(
+        title=f"{found['name']}: {found['num_images']} test images, {found['mos_kind']}",
+        caption=f"SROCC on validation images {found['val_srocc']:.3f}{' on average' if len(found['sets']) > 1 else ''}",
     )
+    for name in ("set", "SROCC", "PLCC", "KROCC", "RMSE"):
+        table.add_column(name, justify="left" if name == "set" else "right")
+    for name, figures in found["sets"].items():
+        low, high = figures["srocc_interval"]
+        rest = (f"{figures[key]:.3f}" for key in ("plcc", "krocc", "rmse"))
+        table.add_row(name, f"{figures['srocc']:.3f} [{low:.3f}, {high:.3f}]", *rest)
     console.print(table)
 
 
 def card(found: dict[str, Any], facts: TrainedFacts, data: QualityDataModule) -> str:
     """Return the model card in Markdown."""
-    source = SOURCES.get(data.dataset_name)
-    low, high = found["srocc_interval"]
+    licences = [
+        f"{name}: {SOURCES[name].licence if name in SOURCES else 'that of the images themselves'}"
+        for name in found["sets"]
+    ]
     tuning = (
         f"fine-tuned for {found['steps']} steps, the best by SROCC on validation images kept "
         f"({found['val_srocc_head']:.3f} before, {found['val_srocc']:.3f} after)"
@@ -196,13 +213,17 @@ def card(found: dict[str, Any], facts: TrainedFacts, data: QualityDataModule) ->
         f"linear head, ridge penalty {found['penalty']:g} by cross-validation; {tuning}",
         "input": f"RGB in [0, 1], sides of at least 32 pixels; trained with data.resize={facts.resize}",
         "output": f"{found['mos_kind']} on {facts.mos_range[0]:g} to {facts.mos_range[1]:g}, "
-        f"{'lower' if facts.lower_better else 'higher'} is better; not bounded",
+        f"{'lower' if facts.lower_better else 'higher'} is better",
         "data": f"{data.dataset_name}: {found['num_train']} images to train, {found['num_validation']} to validate, "
         f"{found['num_images']} to test; split_seed {found['split_seed']}",
-        "licence of the data": source.licence if source else "that of the images themselves",
+        "licence of the data": "; ".join(licences),
         "made by": f"`{found['command']}`",
-        "test images": f"SROCC {found['srocc']:.3f} [{low:.3f}, {high:.3f}] (95 % bootstrap over images), "
-        f"PLCC {found['plcc']:.3f}, KROCC {found['krocc']:.3f}, RMSE {found['rmse']:.3f}",
     }
+    for name, figures in found["sets"].items():
+        low, high = figures["srocc_interval"]
+        rows[f"test images of {name}"] = (
+            f"SROCC {figures['srocc']:.3f} [{low:.3f}, {high:.3f}] (95 % bootstrap over images), "
+            f"PLCC {figures['plcc']:.3f}, KROCC {figures['krocc']:.3f}, RMSE {figures['rmse']:.3f}"
+        )
     lines = [f"# Model card: {found['name']}", "", "| | |", "|---|---|"]
     return "\n".join([*lines, *(f"| {key} | {value} |" for key, value in rows.items()), ""])

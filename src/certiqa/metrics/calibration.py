@@ -23,7 +23,7 @@ GOLDEN: dict[str, dict[str, tuple[float, float]]] = {
     # the authors print 10.430 for the photograph of their demo; PIL rounds what it resizes to 8 bits, we do not
     "linearity": {"1000.JPG": (10.430044, 0.05)},
     # the shipped metric on embedded photographs
-    "mini": {"scikit_coffee.png": (4.234257, 1e-3), "palapeli_citrus-fruits.png": (4.377456, 1e-3)},
+    "mini": {"scikit_coffee.png": (4.580487, 1e-3), "palapeli_citrus-fruits.png": (4.632432, 1e-3)},
 }
 """metric -> image -> (score, how far off it may be)."""
 CLOSE = 1e-5  # to pyiqa's own model, as a share of the range

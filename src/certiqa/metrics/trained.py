@@ -20,7 +20,7 @@ from certiqa.metrics.base import FrozenMetric, Range
 from certiqa.metrics.published import RANDOM, Device, random_label, seeded
 from certiqa.metrics.weights import load_strictly, read_weights, save_weights
 
-FORMAT = "certiqa trained metric"
+FORMAT = "certiqa trained metric 2"
 DIGITS = 12
 """Of the digest of an image that a file says the metric was trained on."""
 
@@ -56,16 +56,37 @@ def plain_resize(resize: int | Sequence[int] | None) -> int | list[int] | None:
 
 
 class TrainedNetwork(nn.Module):
-    """Features and head: images ``(N, 3, H, W)`` in [0, 1] -> scores ``(N,)`` on the scale of the opinion scores."""
+    """Features and head: images ``(N, 3, H, W)`` in [0, 1] -> scores ``(N,)`` on the scale of the opinion scores.
 
-    def __init__(self, features: PooledFeatures, num_features: int) -> None:
+    A sigmoid keeps the scores inside the scale, so that a certificate has hard bounds. In the middle of the scale its
+    slope is 1: there the scores are those of the linear head.
+
+    Args:
+        features: of the images.
+        num_features: how many.
+        mos_range: the scale.
+    """
+
+    def __init__(self, features: PooledFeatures, num_features: int, mos_range: Range) -> None:
         super().__init__()
         self.features = features
         self.head = nn.Linear(num_features, 1)
+        self.mos_range = mos_range
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores ``(N,)``."""
-        return self.head(self.features(images)).squeeze(1)
+        return within(self.head(self.features(images)).squeeze(1), self.mos_range)
+
+
+def within(values: Tensor, bounds: Range) -> Tensor:
+    """Return values between two bounds, in the same order, by a sigmoid whose slope is 1 in the middle.
+
+    >>> within(torch.tensor([-1000.0, 50.0, 60.0, 1000.0]), (0.0, 100.0)).round()
+    tensor([  0.,  50.,  60., 100.])
+    """
+    low, high = bounds
+    width = high - low
+    return low + width * torch.sigmoid(4 / width * (values - (low + high) / 2))
 
 
 def save_metric(network: TrainedNetwork, path: str | Path, facts: TrainedFacts) -> None:
@@ -80,13 +101,11 @@ def build_network(facts: TrainedFacts) -> TrainedNetwork:
     if width is None:
         with torch.inference_mode():
             width = features(torch.zeros(1, 3, 224, 224)).shape[1]
-    return TrainedNetwork(features, width).eval()
+    return TrainedNetwork(features, width, facts.mos_range).eval()
 
 
 class TrainedMetric(FrozenMetric):
-    """``trained``: a metric that ``train.py experiment=metric`` made, on the scale of its opinion scores.
-
-    Scores are not bounded: they may leave the scale a little, as those of a regression do.
+    """``trained``: a metric that ``train.py experiment=metric`` made; its scores stay inside the scale of its data.
 
     Args:
         weights: the ``metric.safetensors`` of that run; "random" for a smoke run. It has to be given.
@@ -94,7 +113,7 @@ class TrainedMetric(FrozenMetric):
         seed: of random weights.
 
     Attributes:
-        facts: what its file says of it.
+        facts: what its file says of it; with random weights ``facts_without_file``.
 
     Raises:
         UserError: no file, or one that is no trained metric.
@@ -102,6 +121,7 @@ class TrainedMetric(FrozenMetric):
 
     thread_safe = True
     keeps_contract = True
+    facts_without_file = TrainedFacts()
 
     def __init__(self, weights: str | Path | None = None, *, device: Device = "cpu", seed: int = 0) -> None:
         if weights is None:
@@ -110,15 +130,15 @@ class TrainedMetric(FrozenMetric):
                 "metric.weights=PATH (load_metric('trained', weights=PATH))"
             )
         if weights == RANDOM:
-            facts, source = TrainedFacts(), random_label(seed)
+            facts, source = self.facts_without_file, random_label(seed)
             network = seeded(lambda: build_network(facts), seed)
         else:
             path = Path(weights).expanduser()
             state, metadata = read_weights(path, device=device)
             if metadata.get("format") != FORMAT:
                 raise UserError(
-                    f"'{path}' is no metric that was trained here; give the metric.safetensors of a run of "
-                    "train.py experiment=metric"
+                    f"'{path}' is no metric that this version of certiqa trained; give the metric.safetensors of a run "
+                    "of train.py experiment=metric"
                 )
             try:
                 facts, source = TypeAdapter(TrainedFacts).validate_json(metadata.get("facts", "")), path.name
@@ -131,6 +151,7 @@ class TrainedMetric(FrozenMetric):
             network,
             name="trained",
             score_range=facts.mos_range,
+            hard_bounds=facts.mos_range,
             lower_better=facts.lower_better,
             min_size=32,
             weights_source=source,

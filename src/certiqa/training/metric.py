@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -83,19 +84,20 @@ class MetricFit:
         features.eval().to(device)
         seen, held_out = (features_of(features, data, images) for images in (train, validation))
         mos, held_out_mos = opinions(train), opinions(validation)
-        cross_validated = self._cross_validated(seen, mos, [row.reference_id or row.image_id for row in train.records])
+        groups = [record.reference_id or record.image_id for record in train.records]
+        cross_validated = self._cross_validated(seen, mos, groups, sources_of(train))
         penalty = self.penalties[int(np.argmax(cross_validated))]
         weights, bias = ridge(seen, mos, penalty)
         chosen = {
             "penalty": penalty,
             "cv_srocc": max(cross_validated),
-            "val_srocc": measures.srocc(held_out @ weights + bias, held_out_mos),
+            "val_srocc": mean_srocc(held_out @ weights + bias, held_out_mos, sources_of(validation)),
         }
-        network = TrainedNetwork(features, len(weights)).eval().to(device)
+        assert train.mos_range is not None
+        network = TrainedNetwork(features, len(weights), train.mos_range).eval().to(device)
         with torch.no_grad():
             network.head.weight.copy_(torch.from_numpy(weights)[None])
             network.head.bias.fill_(bias)
-        assert train.mos_range is not None
         facts = TrainedFacts(
             backbone=self.backbone,
             layers=list(features.layers),
@@ -108,13 +110,16 @@ class MetricFit:
         )
         return network, facts, chosen
 
-    def _cross_validated(self, features: Array, mos: Array, groups: Sequence[str]) -> list[float]:
+    def _cross_validated(
+        self, features: Array, mos: Array, groups: Sequence[str], sources: Sequence[str]
+    ) -> list[float]:
         """Return for each penalty the SROCC of scores that each image has from a fit without its fold.
 
         Args:
             features: ``(N, F)``.
             mos: ``(N,)``.
             groups: ``(N,)``; images of one group share a fold.
+            sources: ``(N,)``; see ``mean_srocc``.
         """
         names = sorted(set(groups), key=lambda name: noise_key(0, "train", name, 0))
         fold_of = {name: place % self.folds for place, name in enumerate(names)}
@@ -126,7 +131,22 @@ class MetricFit:
             out = folds == fold
             for row, (weights, bias) in enumerate(ridge_path(features[~out], mos[~out], self.penalties)):
                 scores[row, out] = features[out] @ weights + bias
-        return [measures.srocc(row, mos) for row in scores]
+        return [mean_srocc(row, mos, sources) for row in scores]
+
+
+def sources_of(images: ImageDataset) -> list[str]:
+    """Return of which data set of a union each image is."""
+    return [record.source for record in images.records]
+
+
+def mean_srocc(scores: Sequence[float] | Array, mos: Sequence[float] | Array, sources: Sequence[str]) -> float:
+    """Return the mean over the data sets of a union of each one's SROCC; that of all images where there is but one.
+
+    >>> mean_srocc([1, 2, 3, 6, 5, 4], [1, 2, 3, 1, 2, 3], ["a"] * 3 + ["b"] * 3)
+    0.0
+    """
+    table = pd.DataFrame({"score": scores, "mos": mos, "source": sources})
+    return float(np.mean([measures.srocc(rows.score, rows.mos) for _, rows in table.groupby("source")]))
 
 
 def opinions(images: ImageDataset) -> Array:
@@ -154,6 +174,8 @@ def features_of(features: nn.Module, data: QualityDataModule, images: ImageDatas
 class MetricModule(pl.LightningModule):
     """Fine-tunes a metric on random crops: squared error and one minus Pearson's correlation within a batch.
 
+    Of a union of data sets the correlation is the mean of those within each set.
+
     The images that a batch shows, their crops and whether they are mirrored are functions of (seed, pass, image).
 
     Args:
@@ -166,7 +188,7 @@ class MetricModule(pl.LightningModule):
 
     Attributes:
         best: state of the network that had the highest SROCC on the validation images.
-        best_srocc: that SROCC.
+        best_srocc: that SROCC; of a union the mean of each set's.
     """
 
     def __init__(
@@ -185,7 +207,7 @@ class MetricModule(pl.LightningModule):
         self.warmup_steps, self.seed = warmup_steps, seed
         self.best: dict[str, Tensor] = {}
         self.best_srocc = -1.0
-        self._validated: dict[str, tuple[float, float]] = {}
+        self._validated: dict[str, tuple[float, float, str]] = {}
 
     def setup(self, stage: str) -> None:
         """Let all weights be trained; BatchNorm is part of the convolutions and keeps ImageNet's statistics."""
@@ -206,20 +228,24 @@ class MetricModule(pl.LightningModule):
         mirrored = torch.tensor([key % 2 == 1 for key in keys], device=images.device)
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         scores, wanted = self.share_of_scale(self.network(images)), batch["mos_normalised"].to(images)
-        loss = F.mse_loss(scores, wanted) + (1 - correlation(scores, wanted)) / 2
+        of_set: dict[str, list[int]] = {}
+        for row, name in enumerate(batch["source"]):
+            of_set.setdefault(name, []).append(row)
+        within = torch.stack([correlation(scores[rows], wanted[rows]) for rows in of_set.values()]).mean()
+        loss = F.mse_loss(scores, wanted) + (1 - within) / 2
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Keep the scores of whole images."""
         scores = self.network(batch["image"]).tolist() if batch["image_id"] else []
-        self._validated |= dict(zip(batch["image_id"], zip(scores, batch["mos"].tolist(), strict=True), strict=True))
+        told = zip(scores, batch["mos"].tolist(), batch["source"] if scores else [], strict=True)
+        self._validated |= dict(zip(batch["image_id"], told, strict=True))
 
     def on_validation_epoch_end(self) -> None:
         """Log the SROCC, and keep the network if it is the best so far."""
-        scores, mos = zip(*self._validated.values(), strict=True)
+        srocc = mean_srocc(*zip(*self._validated.values(), strict=True))
         self._validated = {}
-        srocc = measures.srocc(scores, mos)
         self.log("val/srocc", srocc, prog_bar=True)
         if srocc > self.best_srocc:
             self.best_srocc = srocc

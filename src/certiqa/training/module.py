@@ -107,9 +107,9 @@ class DefenseModule(pl.LightningModule):
             self.denoiser.requires_grad_(True)
 
     def on_fit_start(self) -> None:
-        """Raise UserError before any step if the objective needs opinion scores that the training images lack."""
+        """Raise UserError before any step if the objective needs opinion scores that are lacking or not comparable."""
         if self.objective is not None and self._train_set is not None:
-            self.objective.check_opinions(self._train_set.has_opinions)
+            self.objective.check_opinions(self._train_set.has_opinions, self._train_set.sources)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Put the denoiser in training mode: the defense around it stays in eval mode.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -107,12 +108,22 @@ class DenoisingObjective:
                 "give it score_range=(low, high), or train with defense=dms (objective=mse)"
             )
 
-    def check_opinions(self, everywhere: bool) -> None:
-        """Raise UserError if a term needs opinion scores, and not every training image has one."""
+    def check_opinions(self, everywhere: bool, sets: Collection[str] = ("",)) -> None:
+        """Raise UserError if a term needs opinion scores, and they are lacking or not comparable.
+
+        Args:
+            everywhere: whether every training image has one.
+            sets: the data sets of a union that the images are of.
+        """
         if self.ranking_weight > 0 and not everywhere:
             raise UserError(
                 f"objective={self.name} ranks images by opinion scores, but some training images have none; "
                 "train with defense=dms (objective=mse) or objective.ranking_weight=0"
+            )
+        if self.ranking_weight > 0 and len(sets) > 1:
+            raise UserError(
+                f"objective={self.name} ranks images by opinion scores, but those of {' and '.join(sets)} are not "
+                "comparable; train on one of them or with objective.ranking_weight=0"
             )
 
     def score_terms(

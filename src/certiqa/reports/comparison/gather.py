@@ -28,7 +28,7 @@ SET_ASIDE = re.compile(r"\.previous-\d+$")
 MARKS = ("summary.json", "records.parquet", "records", ".hydra")
 """What a run's folder holds from its first second on, at least one of them."""
 UNFINISHED = "unfinished"
-STUDIES = ("purification", "metric", "mini_metric")
+STUDIES = ("purification", "metric")
 """Tasks whose folders are no runs of a defense."""
 BARE = ("", "none", "identity")
 """Names of no defense."""
