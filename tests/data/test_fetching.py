@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from certiqa.data import fetching, sources, verifying
-from certiqa.data.fetching import MEMORY, fetch_source
-from certiqa.data.registry import DATASETS
-from certiqa.data.sources import SOURCES
-from certiqa.data.verifying import verify_source
+from certiqa.data import fetching, verifying
+from certiqa.data.fetching import MEMORY, fetch_dataset
+from certiqa.data.registry import DATASETS, PUBLISHED
+from certiqa.data.verifying import verify_dataset
 from certiqa.entry import data as cli
 from certiqa.errors import UserError
 from certiqa.storage import fetch as downloading
@@ -101,11 +100,12 @@ def kadid(server, monkeypatch, tmp_path):
     """KADID-10k in miniature, from the server, known to the command line."""
     monkeypatch.setenv("CERTIQA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CERTIQA_DATA", str(tmp_path / "data"))
-    part = dataclasses.replace(SOURCES["kadid"].parts[0], url=server.url)
-    source = dataclasses.replace(SOURCES["kadid"], parts=(part,), folders={"images": len(NAMES)})
-    monkeypatch.setitem(sources.SOURCES, "kadid", source)
-    monkeypatch.delitem(DATASETS, "kadid")  # the loader needs more than one reference photograph
-    return source
+    part = dataclasses.replace(PUBLISHED["kadid"].parts[0], url=server.url)
+    published = dataclasses.replace(PUBLISHED["kadid"], parts=(part,), size=len(NAMES) - 1, references=1)
+    monkeypatch.setitem(PUBLISHED, "kadid", published)
+    # the loader needs more than one reference photograph
+    monkeypatch.setitem(DATASETS, "kadid", lambda split, root: None)
+    return published
 
 
 def left(folder):
@@ -132,11 +132,11 @@ def test_cut_stalled_and_interrupted_it_continues(kadid, server, tmp_path, monke
     monkeypatch.setattr(fetching, "fetch", lambda *given, **named: real(*given, **named, timeout=0.3, retries=1))
     server.plan = [{"cut": 3000}, {"cut": 2000, "stall": 10}]
     with pytest.raises(UserError, match=r"run the same command again: it continues at 5.0 kB"):
-        fetch_source(kadid, tmp_path / "data" / "kadid")
+        fetch_dataset(kadid, tmp_path / "data" / "kadid")
     assert not (tmp_path / "data").exists()
-    fetch_source(kadid, tmp_path / "data" / "kadid", keep=True)
+    fetch_dataset(kadid, tmp_path / "data" / "kadid", keep=True)
     assert server.asked == [None, "bytes=3000-", "bytes=5000-"]
-    assert verify_source(kadid, tmp_path / "data" / "kadid") == []
+    assert verify_dataset(kadid, tmp_path / "data" / "kadid") == []
     kept = tmp_path / "cache" / "downloads" / "kadid" / "kadid10k.zip"
     memory = json.loads((tmp_path / "data" / "kadid" / MEMORY).read_text())
     assert memory["all"]["sha256"] == sha256(kept)
@@ -159,24 +159,24 @@ def test_a_tampered_archive_is_refused_and_nothing_is_left(kadid, server, tmp_pa
     assert left(tmp_path) == ["cache", "cache/downloads", "cache/downloads/kadid", "data", "data/kadid"]
     server.content = archive()
     cli.main(["fetch", "kadid"])
-    assert verify_source(kadid, tmp_path / "data" / "kadid") == []
+    assert verify_dataset(kadid, tmp_path / "data" / "kadid") == []
 
 
 def test_a_web_page_and_another_file_than_before_are_refused(kadid, server, tmp_path):
     root = tmp_path / "data" / "kadid"
     server.plan = [{"kind": "text/html"}]
     with pytest.raises(UserError, match="gave a web page instead of the file"):
-        fetch_source(kadid, root)
-    fetch_source(kadid, root)
+        fetch_dataset(kadid, root)
+    fetch_dataset(kadid, root)
     (root / "dmos.csv").unlink()
     server.content = archive("kadid10k/new.txt")
     with pytest.raises(UserError, match="is not what was expected: its SHA-256 is expected to be"):
-        fetch_source(kadid, root)
+        fetch_dataset(kadid, root)
 
 
 def test_no_network_is_one_clear_message(kadid, server, tmp_path, capsys, monkeypatch):
     part = dataclasses.replace(kadid.parts[0], url="http://127.0.0.1:9/kadid10k.zip")
-    monkeypatch.setitem(sources.SOURCES, "kadid", dataclasses.replace(kadid, parts=(part,)))
+    monkeypatch.setitem(PUBLISHED, "kadid", dataclasses.replace(kadid, parts=(part,)))
     real = downloading.fetch
     monkeypatch.setattr(fetching, "fetch", lambda *given, **named: real(*given, **named, retries=0))
     with pytest.raises(SystemExit, match="1"):
@@ -187,7 +187,7 @@ def test_no_network_is_one_clear_message(kadid, server, tmp_path, capsys, monkey
 
 @pytest.fixture
 def fetched(kadid, tmp_path):
-    fetch_source(kadid, tmp_path / "data" / "kadid")
+    fetch_dataset(kadid, tmp_path / "data" / "kadid")
     return tmp_path / "data" / "kadid"
 
 
@@ -211,16 +211,16 @@ def test_verify_finds_what_is_wrong(kadid, fetched, capsys):
     ):
         assert fault in told
     (fetched / "dmos.csv").unlink()
-    assert "none of dmos.csv is there" in verify_source(kadid, fetched)
+    assert "none of dmos.csv is there" in verify_dataset(kadid, fetched)
 
 
 def test_tables_of_other_systems_are_read(kadid, fetched):
     text = (fetched / "dmos.csv").read_text().replace(",", ";").replace("\n", "\r\n").replace("I01_01", "i01_01")
     (fetched / "dmos.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
-    (fault,) = verify_source(kadid, fetched)
+    (fault,) = verify_dataset(kadid, fetched)
     assert "fetched as all, 1 files are missing or changed: dmos.csv" in fault
     (fetched / "dmos.csv").write_text("name,score\na.png,1\n")
-    assert "dmos.csv has no rows with a column dist_img or ref_img" in verify_source(kadid, fetched)
+    assert "dmos.csv has no rows with a column dist_img or ref_img" in verify_dataset(kadid, fetched)
 
 
 def test_missing_data_show_the_tree_and_the_command(kadid, tmp_path, monkeypatch, capsys):
@@ -237,7 +237,7 @@ def test_missing_data_show_the_tree_and_the_command(kadid, tmp_path, monkeypatch
             cli.main(["fetch", name])
         assert told in capsys.readouterr().err
     with pytest.raises(UserError, match="has no part 'some'; there are: all"):
-        fetch_source(kadid, tmp_path, ["some"])
+        fetch_dataset(kadid, tmp_path, ["some"])
 
 
 def test_prepare_makes_the_copies(kadid, fetched, capsys, tmp_path):
@@ -250,20 +250,10 @@ def test_prepare_makes_the_copies(kadid, fetched, capsys, tmp_path):
     assert "1 images cannot be read" in capsys.readouterr().err
 
 
-def test_the_official_sources_are_sound():
-    for source in SOURCES.values():
-        assert source.parts or "http" in source.manual
-        for part in source.parts:
-            assert part.url.startswith("https://")
-            assert part.max_bytes or len(part.lands) == 1
-        for name in source.folders:
-            assert name in source.tree
-
-
 def test_verify_asks_the_loader_too(tmp_path, miniatures):
     root = tmp_path / "kadid10k"
     miniatures.kadid(root, references=12, types=1, levels=2)
-    assert verifying._unloadable(SOURCES["kadid"], root) == []
+    assert verifying._unloadable(PUBLISHED["kadid"], root) == []
     table = next(root.rglob("dmos.csv"))
     table.write_text(table.read_text().replace("dist_img", "somebody"))
-    assert "dmos.csv" in verifying._unloadable(SOURCES["kadid"], root)[0]
+    assert "dmos.csv" in verifying._unloadable(PUBLISHED["kadid"], root)[0]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from certiqa.data import load_dataset
-from certiqa.data.roots import child, left_out, list_images, tables_in
+from certiqa.data.listing import child, left_out, list_images, tables_in
 from certiqa.errors import UserError
 
 

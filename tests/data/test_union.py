@@ -5,7 +5,7 @@ import torch
 
 from certiqa.data import load_dataset
 from certiqa.data.datamodule import QualityDataModule
-from certiqa.data.sources import ENVIRONMENT
+from certiqa.data.published import ENVIRONMENT
 from certiqa.errors import UserError
 from certiqa.training.objective import DenoisingObjective
 

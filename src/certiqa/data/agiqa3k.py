@@ -8,25 +8,29 @@ from __future__ import annotations
 from pathlib import Path
 
 from certiqa.data.images import ImageDataset
-from certiqa.data.roots import Layout, Listing, child, find_root, list_images
+from certiqa.data.listing import Listing, child, list_images
+from certiqa.data.published import PublishedSet, Table
 from certiqa.data.scored import meta_path, records_of, require_scale, score_table
 from certiqa.data.splits import dataset_of
 from certiqa.data.tables import require_column
 from certiqa.errors import UserError
 
 SHARES = (0.7, 0.1, 0.2)  # the field trains on 80 % and tests on 20 %; validation images come out of the 80 %
-FOLDERS = ("AGIQA-3K", "ACGIQA-3K", "images")
-LAYOUT = Layout(
+AGIQA3K = PublishedSet(
     name="agiqa3k",
     title="AGIQA-3K",
-    spellings=("agiqa3k", "AGIQA-3K", "ACGIQA-3K"),
-    parts=("data.csv",),
-    tree="""
-agiqa3k/
-  data.csv                  name, prompt, ..., mos_quality, std_quality
-  AGIQA-3K/                 2,982 .jpg; or images/, or beside data.csv
-""",
+    page="https://github.com/lcysyzxdxc/AGIQA-3k-Database",
     size=2_982,
+    folders=("AGIQA-3K", "ACGIQA-3K", "images"),
+    needs=(("data.csv",),),
+    tree="""
+AGIQA-3K/AttnGAN_normal_000.jpg, ...     or in ACGIQA-3K/, images/ or beside data.csv
+data.csv                                 name, prompt, ..., mos_quality, std_quality, ...
+""",
+    spellings=("ACGIQA-3K", "AGIQA-3k-Database"),
+    tables=(Table("data.csv", ("name",)),),
+    manual="on a file host, linked there",
+    licence="MIT (Li et al., IEEE TCSVT 2023)",
 )
 
 
@@ -56,10 +60,10 @@ def load_agiqa3k(
     """
     if splits == "random":
         raise UserError("data.splits=random would put one prompt into two splits; AGIQA-3K takes data.splits=reference")
-    base = find_root(LAYOUT, root)
+    base = AGIQA3K.find(root)
     path = meta_path(meta, base) if meta else child(base, "data.csv")
     if path is None:
-        raise UserError(f"AGIQA-3K in '{base}' has no data.csv. {LAYOUT.advice()}")
+        raise UserError(f"AGIQA-3K in '{base}' has no data.csv. {AGIQA3K.advice()}")
     table = score_table(path, ["mos_quality"])
     prompts = table.text(require_column(table.cells, path, ["prompt"], "prompts"))
     require_scale(
@@ -68,16 +72,16 @@ def load_agiqa3k(
         f"'{path}'",
         "fetch data.csv again, or use data=folder for other scores",
     )
-    folder = next((found for name in FOLDERS if (found := child(base, name)) and found.is_dir()), base)
+    folder = next((found for name in AGIQA3K.folders if (found := child(base, name)) and found.is_dir()), base)
     sizes = listing(folder)
     records, parts = records_of(
         table,
         folder,
         sizes,
-        layout=LAYOUT,
+        published=AGIQA3K,
         splits=splits,
         split_seed=split_seed,
         references=prompts,
         shares=SHARES,
     )
-    return dataset_of(split, parts, records, sizes, name="agiqa3k", mos_range=(0.0, 5.0), layout=LAYOUT)
+    return dataset_of(split, parts, records, sizes, name=AGIQA3K.name, mos_range=(0.0, 5.0), published=AGIQA3K)

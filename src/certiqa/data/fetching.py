@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from certiqa.data.sources import Part, Source
+from certiqa.data.published import Part, PublishedSet
 from certiqa.errors import UserError
 from certiqa.storage.archives import RefusedError, extract
 from certiqa.storage.cache import cache_root
@@ -18,14 +18,19 @@ MEMORY = ".certiqa-fetched.json"
 """Beside the data: which file each part came from, its digest, and the bytes of what it brought."""
 
 
-def fetch_source(
-    source: Source, root: Path, parts: Sequence[str] = (), *, cache: str | Path | None = None, keep: bool = False
+def fetch_dataset(
+    published: PublishedSet,
+    root: str | Path | None = None,
+    parts: Sequence[str] = (),
+    *,
+    cache: str | Path | None = None,
+    keep: bool = False,
 ) -> list[str]:
     """Download the parts of a data set that are not there; an interrupted call is continued by the next.
 
     Args:
-        source: the data set.
-        root: its folder, made if need be.
+        published: the data set.
+        root: its folder, made if need be; None for the one in ``$CERTIQA_DATA``.
         parts: names; empty for all that are not optional.
         cache: where downloads go until they are unpacked; None for the default cache.
         keep: keep the archives there.
@@ -37,15 +42,15 @@ def fetch_source(
         UserError: if there is nothing to download, with instructions; or if it cannot be had, is not what was fetched
             before, or is refused: nothing is left behind then but a part that can be continued.
     """
-    if not source.parts:
-        raise UserError(source.advice())
-    known = {part.name: part for part in source.parts}
+    if not published.parts:
+        raise UserError(f"{published.title} cannot be downloaded by a program. {published.advice()}")
+    known = {part.name: part for part in published.parts}
     for name in parts:
         if name not in known:
-            raise UserError(f"{source.title} has no part '{name}'; there are: {', '.join(known)}")
-    wanted = [known[name] for name in parts] or [part for part in source.parts if not part.optional]
-    downloads = cache_root(cache) / "downloads" / source.name
-    return [_fetch_part(part, root, downloads, keep=keep) for part in wanted]
+            raise UserError(f"{published.title} has no part '{name}'; there are: {', '.join(known)}")
+    wanted = [known[name] for name in parts] or [part for part in published.parts if not part.optional]
+    folder, downloads = published.destination(root), cache_root(cache) / "downloads" / published.name
+    return [_fetch_part(part, folder, downloads, keep=keep) for part in wanted]
 
 
 def remembered(root: Path) -> dict[str, dict[str, Any]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 from certiqa.data.images import ImageDataset, ImageRecord
+from certiqa.data.listing import Listing, left_out, list_images, printable, tables_in
 from certiqa.data.matching import match_rows, row_list
 from certiqa.data.reading import IMAGE_SUFFIXES
-from certiqa.data.roots import Listing, left_out, list_images, printable, tables_in
 from certiqa.data.scored import OFFICIAL_COLUMNS, ScoreTable, meta_path
 from certiqa.data.splits import dataset_of, split_by_column, split_seeded
 from certiqa.data.tables import (

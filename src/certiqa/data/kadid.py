@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from certiqa.data.images import ImageDataset
-from certiqa.data.roots import Layout, Listing, child, find_root, list_images, require_folder
+from certiqa.data.listing import Listing, child, list_images
+from certiqa.data.published import Part, PublishedSet, Table
 from certiqa.data.scored import meta_path, records_of, require_scale, score_table
 from certiqa.data.splits import dataset_of
 from certiqa.data.tables import IMAGE_COLUMNS, MOS_COLUMNS, REFERENCE_COLUMNS, find_column
@@ -19,17 +20,24 @@ from certiqa.options import Seed, Text
 # tables with a reference beside the image: the distorted one is meant
 DISTORTED_COLUMNS = ("dist_img", "dist_name", *IMAGE_COLUMNS)
 
-LAYOUT = Layout(
+KADID = PublishedSet(
     name="kadid",
     title="KADID-10k",
-    spellings=("kadid10k", "kadid"),
-    parts=("dmos.csv", "images"),
-    tree="""
-kadid10k/
-  dmos.csv                  dist_img, ref_img, dmos, var
-  images/                   10,125 of I01_01_01.png to I81_25_05.png, and the 81 references
-""",
+    page="https://database.mmsp-kn.de/kadid-10k-database.html",
     size=10_125,
+    references=81,
+    folders=("images",),
+    needs=(("dmos.csv",),),
+    tree="""
+images/I01.png ... I81.png                     81 references
+images/I01_01_01.png ... I81_25_05.png         10,125 distorted images
+dmos.csv                                       dist_img, ref_img, dmos, var
+""",
+    spellings=("kadid10k",),
+    tables=(Table("dmos.csv", ("dist_img", "ref_img")),),
+    # 3,067,408,471 bytes, by a note in public code
+    parts=(Part("all", "https://datasets.vqa.mmsp-kn.de/archives/kadid10k.zip", ("images", "dmos.csv"), 12 * 10**9),),
+    licence="free for research",
 )
 
 
@@ -57,10 +65,10 @@ def load_kadid(
     Raises:
         UserError: what is missing or wrong on disk, and what to do.
     """
-    base = find_root(LAYOUT, root)
+    base = KADID.find(root)
     path = meta_path(meta, base) if meta else child(base, "dmos.csv")
     if path is None:
-        raise UserError(f"KADID-10k in '{base}' has no dmos.csv. {LAYOUT.advice()}")
+        raise UserError(f"KADID-10k in '{base}' has no dmos.csv. {KADID.advice()}")
     if splits == "random":
         raise UserError(
             "data.splits=random would put one reference into two splits; KADID-10k takes data.splits=reference"
@@ -81,19 +89,19 @@ def load_kadid(
             raise UserError(
                 f"'{path}' gives '{name}' the reference '{said}', its name says {reference}; fetch it again"
             )
-    folder = require_folder(LAYOUT, base, ["images"])
+    folder = KADID.require_folder(base)
     sizes = listing(folder)
     records, parts = records_of(
         table,
         folder,
         sizes,
-        layout=LAYOUT,
+        published=KADID,
         splits=splits,
         split_seed=split_seed,
         references=references,
         spare=sorted(set(references)),
     )
-    return dataset_of(split, parts, records, sizes, name="kadid", mos_range=(1.0, 5.0), layout=LAYOUT)
+    return dataset_of(split, parts, records, sizes, name=KADID.name, mos_range=(1.0, 5.0), published=KADID)
 
 
 def _last(path: str) -> str:

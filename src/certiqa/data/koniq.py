@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 from certiqa.data.images import ImageDataset
-from certiqa.data.roots import Layout, Listing, child, find_root, list_images, require_folder, tables_in
+from certiqa.data.listing import Listing, child, list_images, tables_in
+from certiqa.data.published import Part, PublishedSet, Table
 from certiqa.data.scored import ScoreTable, meta_path, records_of, require_scale, score_table
 from certiqa.data.splits import dataset_of
 from certiqa.data.tables import IMAGE_COLUMNS, MOS_COLUMNS, find_column, read_table
@@ -22,18 +23,30 @@ from certiqa.options import Choices, Seed, Text
 log = logging.getLogger(__name__)
 
 SIZES = ("512x384", "1024x768")
-LAYOUT = Layout(
+SETS, SCORES = "koniq10k_distributions_sets.csv", "koniq10k_scores_and_distributions.csv"
+ARCHIVES = "https://datasets.vqa.mmsp-kn.de/archives"
+KONIQ = PublishedSet(
     name="koniq",
     title="KonIQ-10k",
-    spellings=("koniq10k", "koniq"),
-    parts=(*SIZES, "koniq10k_distributions_sets.csv", "koniq10k_scores_and_distributions.csv"),
-    tree="""
-koniq10k/
-  koniq10k_distributions_sets.csv     MOS on 0-100, and the official split in `set`
-  512x384/                            10,073 .jpg
-  1024x768/                           the same, larger; either is enough
-""",
+    page="http://database.mmsp-kn.de/koniq-10k-database.html",
     size=10_073,
+    folders=SIZES,
+    needs=((SETS, SCORES),),
+    tree=f"""
+512x384/10004473376.jpg, ...           all images; either folder is enough
+1024x768/10004473376.jpg, ...          the same, larger
+{SETS}        MOS on 0-100, and the official split in `set`
+{SCORES}  MOS on 1-5, MOS_zscore on 0-100; no split
+""",
+    spellings=("koniq10k",),
+    tables=(Table(SETS, ("image_name",)), Table(SCORES, ("image_name",))),
+    parts=(
+        Part("1024x768", f"{ARCHIVES}/koniq10k_1024x768.zip", ("1024x768",), 12 * 10**9),
+        Part("512x384", f"{ARCHIVES}/koniq10k_512x384.zip", ("512x384",), 4 * 10**9, optional=True),
+        Part("scores", f"{ARCHIVES}/koniq10k_scores_and_distributions.zip", (SCORES,), 10**8, max_files=10),
+        # the official split is only in this table, of the authors' repository
+        Part("split", f"https://raw.githubusercontent.com/subpic/koniq/master/metadata/{SETS}", (SETS,)),
+    ),
 )
 # no score of a ten-point scale reaches 20
 SCALES = {"1-5": lambda low, high: low >= 1 and high <= 5, "0-100": lambda low, high: low >= 0 and 20 < high <= 100}
@@ -68,21 +81,21 @@ def load_koniq(
     """
     if size is not None and size not in SIZES:
         raise UserError(f"data.size must be {' or '.join(SIZES)}, got '{size}'")
-    base = find_root(LAYOUT, root)
+    base = KONIQ.find(root)
     table = score_table(meta_path(meta, base), MOS_COLUMNS) if meta else find_table(base, splits)
     scale = scale_of(table)
-    folder = require_folder(LAYOUT, base, [size] if size else SIZES)
+    folder = KONIQ.require_folder(base, *([size] if size else SIZES))
     if size is None and all(child(base, name) for name in SIZES):
         log.info("KonIQ-10k has both %s; data.size chooses, %s is taken", " and ".join(SIZES), folder.name)
     if splits == "official" and table.official is None:
         raise UserError(
             f"'{table.path}' does not say which images are for testing, so the official split of KonIQ-10k is unknown; "
-            f"add koniq10k_distributions_sets.csv to '{base}' (column `set`), or take a seeded split, not comparable "
+            f"add {SETS} to '{base}' (column `set`), or take a seeded split, not comparable "
             "with published results, with data.splits=random"
         )
     sizes = listing(folder)
-    records, parts = records_of(table, folder, sizes, layout=LAYOUT, splits=splits, split_seed=split_seed)
-    return dataset_of(split, parts, records, sizes, name="koniq", mos_range=RANGES[scale], layout=LAYOUT)
+    records, parts = records_of(table, folder, sizes, published=KONIQ, splits=splits, split_seed=split_seed)
+    return dataset_of(split, parts, records, sizes, name=KONIQ.name, mos_range=RANGES[scale], published=KONIQ)
 
 
 def find_table(root: Path, splits: str) -> ScoreTable:
@@ -96,7 +109,7 @@ def find_table(root: Path, splits: str) -> ScoreTable:
             found.append(score_table(path, ["MOS"]))
     found.sort(key=lambda table: (table.official is None, table.path.name))
     if not found:
-        raise UserError(f"KonIQ-10k in '{root}' has no csv with image names and a column MOS. {LAYOUT.advice()}")
+        raise UserError(f"{KONIQ.title} in '{root}' has no csv with image names and a column MOS. {KONIQ.advice()}")
     if splits not in ("official", "random"):
         return next((table for table in found if find_column(table.cells, [splits])), found[0])
     return found[0]

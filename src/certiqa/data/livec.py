@@ -15,26 +15,33 @@ import pandas as pd
 from scipy.io import loadmat
 
 from certiqa.data.images import ImageDataset
-from certiqa.data.roots import Layout, Listing, child, find_root, list_images, require_folder
+from certiqa.data.listing import Listing, child, list_images
+from certiqa.data.published import PublishedSet
 from certiqa.data.scored import ScoreTable, meta_path, records_of, require_scale, score_table
 from certiqa.data.splits import dataset_of
 from certiqa.data.tables import MOS_COLUMNS
 from certiqa.errors import UserError, first_line
 
 SHARES = (0.7, 0.1, 0.2)  # the field trains on 80 % and tests on 20 %; validation images come out of the 80 %
-LAYOUT = Layout(
+LIVEC = PublishedSet(
     name="livec",
     title="LIVE In the Wild",
-    spellings=("livec", "ChallengeDB_release", "LIVE_Challenge", "LIVE In the Wild", "clive"),
-    parts=("Data", "Images"),
-    tree="""
-livec/
-  Data/AllImages_release.mat     names of the 1,162 photographs and of 7 that trained the raters
-  Data/AllMOS_release.mat        MOS on 0-100
-  Data/AllStdDev_release.mat     standard deviation of the ratings
-  Images/                        1,162 .bmp and .JPG, and trainingImages/, which is not used
-""",
+    page="https://live.ece.utexas.edu/research/ChallengeDB/index.html",
     size=1_162,
+    folders=("Images",),
+    needs=(("Data/AllImages_release.mat",), ("Data/AllMOS_release.mat",), ("Data/AllStdDev_release.mat",)),
+    tree="""
+Images/3.bmp, 1000.JPG, ...       and trainingImages/, which is not used
+Data/AllImages_release.mat        names of the photographs and of 7 that trained the raters
+Data/AllMOS_release.mat           MOS on 0-100
+Data/AllStdDev_release.mat        standard deviation of the ratings
+""",
+    spellings=("ChallengeDB_release", "LIVE_Challenge", "LIVE In the Wild", "clive"),
+    manual="ChallengeDB_release.zip, for those who fill in the form there",
+    licence=(
+        "use, copy, modify and distribute with its copyright notice and acknowledgement of the University of Texas "
+        "at Austin (Ghadiyaram and Bovik, IEEE TIP 2016)"
+    ),
 )
 
 
@@ -62,7 +69,7 @@ def load_livec(
     Raises:
         UserError: what is missing or wrong on disk, and what to do.
     """
-    base = find_root(LAYOUT, root)
+    base = LIVEC.find(root)
     table = score_table(meta_path(meta, base), MOS_COLUMNS) if meta else read_release(base)
     require_scale(
         table.scores or [],
@@ -70,12 +77,12 @@ def load_livec(
         f"'{table.path}'",
         "fetch the data set again, or use data=folder for other scores",
     )
-    folder = require_folder(LAYOUT, base, ["Images"])
+    folder = LIVEC.require_folder(base)
     sizes = {name: size for name, size in listing(folder).items() if not trains_raters(name)}
     records, parts = records_of(
-        table, folder, sizes, layout=LAYOUT, splits=splits, split_seed=split_seed, shares=SHARES
+        table, folder, sizes, published=LIVEC, splits=splits, split_seed=split_seed, shares=SHARES
     )
-    return dataset_of(split, parts, records, sizes, name="livec", mos_range=(0.0, 100.0), layout=LAYOUT)
+    return dataset_of(split, parts, records, sizes, name=LIVEC.name, mos_range=(0.0, 100.0), published=LIVEC)
 
 
 def trains_raters(name: str) -> bool:
@@ -89,7 +96,7 @@ def trains_raters(name: str) -> bool:
 
 def read_release(root: Path) -> ScoreTable:
     """Return names, scores and standard deviations of the release's MATLAB files, without the raters' training."""
-    folder = require_folder(LAYOUT, root, ["Data"])
+    folder = LIVEC.require_folder(root, "Data")
     names = [str(name[0]) for name in _column(folder, "AllImages_release.mat")]
     scores = _column(folder, "AllMOS_release.mat")
     deviations = _column(folder, "AllStdDev_release.mat")
@@ -107,7 +114,7 @@ def _column(folder: Path, name: str) -> np.ndarray:
     """Return the one variable of a MATLAB file, flat."""
     path = child(folder, name)
     if path is None:
-        raise UserError(f"{LAYOUT.title} has no '{folder / name}'. {LAYOUT.advice()}")
+        raise UserError(f"{LIVEC.title} has no '{folder / name}'. {LIVEC.advice()}")
     try:
         variables = {key: value for key, value in loadmat(path).items() if not key.startswith("__")}
     except Exception as error:  # a damaged file provokes whatever its bytes happen to mean

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 from certiqa.data.images import ImageDataset
-from certiqa.data.roots import Layout, Listing, child, find_root, list_images, tables_in
+from certiqa.data.listing import Listing, child, list_images, tables_in
+from certiqa.data.published import PublishedSet, Table
 from certiqa.data.scored import ScoreTable, records_of
 from certiqa.data.splits import dataset_of
 from certiqa.data.tables import find_column, read_table
@@ -17,17 +18,26 @@ from certiqa.errors import UserError
 from certiqa.options import Choices, Seed
 
 SPLITS = ("all", "random")
-LAYOUT = Layout(
+NIPS2017 = PublishedSet(
     name="nips2017",
-    title="the NIPS-2017 development set",
-    spellings=("nips2017", "nips17", "nips_2017_dev", "nips2017_adversarial"),
-    parts=("images.csv", "dev_dataset.csv", "images"),
-    tree="""
-nips2017/
-  images.csv                ImageId, TrueLabel, ...
-  images/                   1,000 .png, 299x299
-""",
+    title="the NIPS 2017 development set",
+    page="https://www.kaggle.com/datasets/google-brain/nips-2017-adversarial-learning-development-set",
     size=1_000,
+    folders=("images",),
+    needs=(("images.csv", "dev_dataset.csv"),),
+    tree="""
+images/0c7ac4a8c9dfa802.png, ...       299x299
+images.csv                             ImageId, ..., TrueLabel, ...; or dev_dataset.csv, the same
+""",
+    spellings=(
+        "nips17",
+        "nips_2017_dev",
+        "nips2017_adversarial",
+        "nips-2017-adversarial-learning-development-set",
+    ),
+    tables=tuple(Table(file, ("ImageId",), suffix=".png") for file in ("images.csv", "dev_dataset.csv")),
+    manual="Kaggle gives it to those who are logged in",
+    licence="per image, in images.csv",
 )
 
 
@@ -56,24 +66,24 @@ def load_nips2017(
     """
     if splits not in SPLITS:
         raise UserError(f"data.splits must be {' or '.join(SPLITS)} for nips2017, got '{splits}'")
-    base = find_root(LAYOUT, root)
+    base = NIPS2017.find(root)
     tables = [path for path in tables_in(base) if find_column(read_table(path), ["ImageId"])]
     if not tables:
-        raise UserError(f"no csv with a column ImageId in '{base}'. {LAYOUT.advice()}")
+        raise UserError(f"no csv with a column ImageId in '{base}'. {NIPS2017.advice()}")
     cells = read_table(tables[0])
     table = ScoreTable(cells, tables[0], find_column(cells, ["ImageId"]) or "")
     folder = child(base, "images")
     folder = folder if folder and folder.is_dir() else base
     sizes = listing(folder)
-    records, parts = records_of(table, folder, sizes, layout=LAYOUT, splits="random", split_seed=split_seed)
+    records, parts = records_of(table, folder, sizes, published=NIPS2017, splits="random", split_seed=split_seed)
     return dataset_of(
         split,
         parts,
         records,
         sizes,
-        name="nips2017",
+        name=NIPS2017.name,
         mos_range=None,
         mos_kind="none",
         whole_test=splits == "all",
-        layout=LAYOUT,
+        published=NIPS2017,
     )

@@ -7,31 +7,44 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from certiqa.data.agiqa3k import load_agiqa3k
+from certiqa.data.agiqa3k import AGIQA3K, load_agiqa3k
 from certiqa.data.folder import load_folder
 from certiqa.data.images import ImageDataset
-from certiqa.data.kadid import load_kadid
-from certiqa.data.koniq import load_koniq
-from certiqa.data.livec import load_livec
+from certiqa.data.kadid import KADID, load_kadid
+from certiqa.data.koniq import KONIQ, load_koniq
+from certiqa.data.livec import LIVEC, load_livec
 from certiqa.data.mini import load_mini
-from certiqa.data.nips2017 import load_nips2017
-from certiqa.data.spaq import load_spaq
+from certiqa.data.nips2017 import NIPS2017, load_nips2017
+from certiqa.data.published import PublishedSet
+from certiqa.data.spaq import SPAQ, load_spaq
 from certiqa.data.union import load_union
 from certiqa.errors import UserError, suggest
 from certiqa.signatures import options_of
 
+_PUBLISHED: tuple[tuple[PublishedSet, Callable[..., ImageDataset]], ...] = (
+    (KONIQ, load_koniq),
+    (KADID, load_kadid),
+    (SPAQ, load_spaq),
+    (NIPS2017, load_nips2017),
+    (LIVEC, load_livec),
+    (AGIQA3K, load_agiqa3k),
+)
+PUBLISHED: dict[str, PublishedSet] = {published.name: published for published, _ in _PUBLISHED}
+"""What ``certiqa-data`` fetches, verifies and prepares by name."""
 DATASETS: dict[str, Callable[..., ImageDataset]] = {
     "mini": load_mini,
-    "koniq": load_koniq,
-    "kadid": load_kadid,
-    "spaq": load_spaq,
-    "nips2017": load_nips2017,
-    "livec": load_livec,
-    "agiqa3k": load_agiqa3k,
+    **{published.name: load for published, load in _PUBLISHED},
     "folder": load_folder,
     "union": load_union,
 }
 """What ``load_dataset`` and ``data=`` know by name: functions that return a split as an ``ImageDataset``."""
+
+
+def published_set(name: str) -> PublishedSet:
+    """Return the description of a published data set by its name; raises UserError for one that is not known."""
+    if name not in PUBLISHED:
+        raise UserError(f"no data set '{name}'; there are: {', '.join(PUBLISHED)}.{suggest(name, PUBLISHED)}")
+    return PUBLISHED[name]
 
 
 def load_dataset(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from certiqa.data.images import ImageRecord
 from certiqa.data.matching import match_rows, row_list
-from certiqa.data.roots import Layout
+from certiqa.data.published import PublishedSet
 from certiqa.data.splits import SHARES, split_by_column, split_seeded
 from certiqa.data.tables import IMAGE_COLUMNS, find_column, numbers, read_table, require_column
 from certiqa.errors import UserError
@@ -80,7 +80,7 @@ def records_of(
     folder: Path,
     sizes: Mapping[str, int],
     *,
-    layout: Layout,
+    published: PublishedSet,
     splits: str,
     split_seed: int,
     references: Sequence[str] | None = None,
@@ -93,7 +93,7 @@ def records_of(
         table: the rows.
         folder: of the images.
         sizes: {image path relative to ``folder``: bytes}.
-        layout: for messages.
+        published: the data set, for messages.
         splits: "official" reads the table's own split column, "random" and "reference" are seeded, anything else is the
             name of a split column.
         split_seed: of seeded splits.
@@ -101,7 +101,7 @@ def records_of(
         spare: images that need no row.
         shares: of (train, validation, test) in a seeded split.
     """
-    column = split_column(table, splits, layout)
+    column = split_column(table, splits, published)
     rows = row_list(table.text(table.image), table.scores, references, None if column is None else table.text(column))
     matched = match_rows(rows, sizes, table=table.path, folder=folder, spare=spare)
     records = [ImageRecord(file, folder / file, row.mos, row.reference) for file, row in matched.items()]
@@ -112,7 +112,7 @@ def records_of(
     return records, split_by_column(words, groups, column=column, table=table.path, seed=split_seed)
 
 
-def split_column(table: ScoreTable, splits: str, layout: Layout) -> str | None:
+def split_column(table: ScoreTable, splits: str, published: PublishedSet) -> str | None:
     """Return the column that the option ``splits`` names, None where the split is seeded; UserError if it is absent."""
     if splits in SEEDED:
         return None
@@ -121,7 +121,7 @@ def split_column(table: ScoreTable, splits: str, layout: Layout) -> str | None:
         columns = ", ".join(map(str, table.cells.columns))
         raise UserError(
             f"data.splits={splits}: '{table.path}' has no {'split column' if splits == 'official' else 'such column'} "
-            f"(it has {columns}); name one of its columns, or take a seeded split of {layout.title} with "
+            f"(it has {columns}); name one of its columns, or take a seeded split of {published.title} with "
             "data.splits=random; another data.split_seed is another split"
         )
     return column

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from certiqa.data.images import ImageDataset
-from certiqa.data.roots import Layout, Listing, child, find_root, list_images, require_folder, tables_in
+from certiqa.data.listing import Listing, child, list_images, tables_in
+from certiqa.data.published import PublishedSet
 from certiqa.data.scored import ScoreTable, meta_path, records_of, require_scale, score_table
 from certiqa.data.splits import dataset_of
 from certiqa.data.tables import IMAGE_COLUMNS, MOS_COLUMNS, find_column, read_table
@@ -13,18 +14,19 @@ from certiqa.errors import UserError
 from certiqa.options import Seed, Text
 
 TABLE = "MOS and Image attribute scores.xlsx"
-LAYOUT = Layout(
+SPAQ = PublishedSet(
     name="spaq",
     title="SPAQ",
-    spellings=("SPAQ", "spaq_dataset"),
-    parts=("TestImage", "Annotations"),
-    tree=f"""
-SPAQ/
-  Annotations/
-    {TABLE}     Image name, MOS, Brightness, ...; or a csv of these columns
-  TestImage/                                11,125 .jpg
-""",
+    page="https://github.com/h4nwei/SPAQ",
     size=11_125,
+    folders=("TestImage",),
+    needs=((f"Annotations/{TABLE}",),),
+    tree=f"""
+TestImage/00001.jpg ... 11125.jpg
+Annotations/{TABLE}  Image name, MOS, Brightness, ...; or a csv of these columns
+""",
+    spellings=("spaq_dataset",),
+    manual="on Google Drive and Baidu, linked under 'Database'",
 )
 
 
@@ -52,7 +54,7 @@ def load_spaq(
     Raises:
         UserError: what is missing or wrong on disk, and what to do.
     """
-    base = find_root(LAYOUT, root)
+    base = SPAQ.find(root)
     table = score_table(meta_path(meta, base), MOS_COLUMNS) if meta else find_table(base)
     require_scale(
         table.scores or [],
@@ -60,10 +62,10 @@ def load_spaq(
         f"'{table.path}'",
         "fetch the annotations again, or use data=folder for other scores",
     )
-    folder = require_folder(LAYOUT, base, ["TestImage"])
+    folder = SPAQ.require_folder(base)
     sizes = listing(folder)
-    records, parts = records_of(table, folder, sizes, layout=LAYOUT, splits=splits, split_seed=split_seed)
-    return dataset_of(split, parts, records, sizes, name="spaq", mos_range=(0.0, 100.0), layout=LAYOUT)
+    records, parts = records_of(table, folder, sizes, published=SPAQ, splits=splits, split_seed=split_seed)
+    return dataset_of(split, parts, records, sizes, name=SPAQ.name, mos_range=(0.0, 100.0), published=SPAQ)
 
 
 def find_table(root: Path) -> ScoreTable:
@@ -74,4 +76,4 @@ def find_table(root: Path) -> ScoreTable:
         cells = read_table(path)
         if find_column(cells, IMAGE_COLUMNS) and find_column(cells, ["MOS"]):
             return score_table(path, ["MOS"])
-    raise UserError(f"SPAQ in '{root}' has no table with columns Image name and MOS. {LAYOUT.advice()}")
+    raise UserError(f"SPAQ in '{root}' has no table with columns Image name and MOS. {SPAQ.advice()}")

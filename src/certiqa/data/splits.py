@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from certiqa.data.images import ImageDataset, ImageRecord
-from certiqa.data.roots import Layout
+from certiqa.data.published import PublishedSet
 from certiqa.errors import UserError, suggest
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def dataset_of(
     mos_kind: str = "MOS",
     mos_lower_better: bool = False,
     whole_test: bool = False,
-    layout: Layout | None = None,
+    published: PublishedSet | None = None,
     notes: Sequence[str] = (),
 ) -> ImageDataset:
     """Return one split of a data set, or one of its short lists.
@@ -130,7 +130,7 @@ def dataset_of(
         mos_kind: see ``ImageDataset``.
         mos_lower_better: see ``ImageDataset``.
         whole_test: test every image, whatever its split.
-        layout: of a published data set, whose copies of another length are told.
+        published: the data set as it was published, where it was; a copy of another length is told.
         notes: what else there is to tell.
 
     Raises:
@@ -153,9 +153,9 @@ def dataset_of(
         notes.append(
             f"every image of {name} is tested, also the {len(chosen)} trained on; data.splits=random keeps them apart"
         )
-    if layout is not None and len(records) != layout.size:
+    if published is not None and len(records) != published.size:
         notes.append(
-            f"{layout.title} has {layout.size:,} images, this copy {len(records):,}: "
+            f"{published.title} has {published.size:,} images, this copy {len(records):,}: "
             "results are not comparable with published ones"
         )
     for note in notes:

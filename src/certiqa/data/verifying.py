@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import inspect
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,11 +11,11 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from certiqa.data.fetching import remembered
+from certiqa.data.listing import child, entries_in
+from certiqa.data.published import PublishedSet, Table
 from certiqa.data.reading import IMAGE_SUFFIXES, UnreadableError, read_image
 from certiqa.data.registry import DATASETS
-from certiqa.data.roots import entries_in
 from certiqa.data.shrunk import cores
-from certiqa.data.sources import Source, Table
 from certiqa.errors import UserError
 from certiqa.storage.workers import worker_pool
 
@@ -24,46 +23,50 @@ SAMPLE = 50
 SHOWN = 5
 
 
-def verify_source(source: Source, root: Path, *, all_images: bool = False, workers: int | None = None) -> list[str]:
+def verify_dataset(
+    published: PublishedSet, root: Path, *, all_images: bool = False, workers: int | None = None
+) -> list[str]:
     """Return what is wrong with a data set, a line for each kind of fault; empty if nothing is.
 
     Args:
-        source: the data set.
+        published: the data set.
         root: its folder.
         all_images: decode every image, in parallel with a progress bar, instead of ``SAMPLE`` spread over all.
         workers: processes that decode; None for one per core.
     """
-    images = images_of(source, root)
+    images = images_of(published, root)
     if not images:
-        return [f"none of its image folders {', '.join(source.folders)} is in '{root}'. {source.advice()}"]
+        return [f"none of its image folders {', '.join(published.folders)} is in '{root}'. {published.advice()}"]
     faults = []
+    expected = published.size + published.references
     for folder, paths in images.items():
-        if len(paths) != source.folders[folder]:
-            faults.append(f"{folder} has {len(paths)} images where {source.folders[folder]} are expected")
-    faults += [f"none of {', '.join(group)} is there" for group in source.needs if not _any_there(root, group)]
-    for file in dict.fromkeys(table.file for table in source.tables):
-        if (root / file).is_file():
-            faults += list(_compare(file, [table for table in source.tables if table.file == file], root, images))
+        if len(paths) != expected:
+            faults.append(f"{folder} has {len(paths)} images where {expected} are expected")
+    faults += [f"none of {', '.join(group)} is there" for group in published.needs if not _any_there(root, group)]
+    for table in published.tables:
+        if (file := child(root, table.file)) and file.is_file():
+            faults += list(_compare(table, file, images))
     faults += list(_differ_from_fetched(root))
     paths = [path for group in images.values() for path in group]
     if not all_images and len(paths) > SAMPLE:
         paths = [paths[row] for row in np.linspace(0, len(paths) - 1, SAMPLE).round().astype(int)]
     faults += _undecodable(paths, workers or cores())
-    faults += _unloadable(source, root) if not faults else []
+    faults += _unloadable(published, root) if not faults else []
     return faults
 
 
-def images_of(source: Source, root: Path) -> dict[str, list[Path]]:
+def images_of(published: PublishedSet, root: Path) -> dict[str, list[Path]]:
     """Return the image files of each image folder that is there, by name."""
+    folders = {name: child(root, name) for name in published.folders}
     return {
-        folder: sorted(path for path in map(Path, entries_in(root / folder)) if path.suffix.lower() in IMAGE_SUFFIXES)
-        for folder in source.folders
-        if (root / folder).is_dir()
+        name: sorted(path for path in map(Path, entries_in(folder)) if path.suffix.lower() in IMAGE_SUFFIXES)
+        for name, folder in folders.items()
+        if folder and folder.is_dir()
     }
 
 
 def _any_there(root: Path, names: Sequence[str]) -> bool:
-    return any((root / name).is_file() for name in names)
+    return any((file := child(root, name)) and file.is_file() for name in names)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -71,27 +74,27 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:SHOWN])}{more}"
 
 
-def _compare(file: str, tables: Sequence[Table], root: Path, images: dict[str, list[Path]]) -> Iterator[str]:
+def _compare(table: Table, path: Path, images: dict[str, list[Path]]) -> Iterator[str]:
     """Yield how the rows of a csv and the files of its folders differ; case does not count."""
+    file = table.file
     try:
-        with open(root / file, newline="", encoding="utf-8-sig") as opened:
+        with open(path, newline="", encoding="utf-8-sig") as opened:
             first = opened.readline()
             opened.seek(0)
             rows = list(csv.DictReader(opened, delimiter=";" if first.count(";") > first.count(",") else ","))
     except (OSError, ValueError, csv.Error) as error:
         yield f"{file} cannot be read: {error}"
         return
-    lacking = [table.column for table in tables if not rows or table.column not in rows[0]]
-    if lacking:
+    if lacking := [column for column in table.columns if not rows or column not in rows[0]]:
         yield f"{file} has no rows with a column {' or '.join(lacking)}"
         return
-    columns = [[f"{(row[table.column] or '').strip()}{table.suffix}" for row in rows] for table in tables]
+    columns = [[f"{(row[column] or '').strip()}{table.suffix}" for row in rows] for column in table.columns]
     twice = [name for name, count in Counter(columns[0]).items() if count > 1]
     if twice:
         yield f"{file} has {len(twice)} images in several rows: {_listed(twice)}"
     named = {name.lower(): name for names in columns for name in names}
-    for folder in (folder for folder in tables[0].folders if folder in images):
-        files = {path.name.lower(): path.name for path in images[folder]}
+    for folder, paths in images.items():
+        files = {path.name.lower(): path.name for path in paths}
         if missing := [name for key, name in named.items() if key not in files]:
             yield f"{file} names {len(missing)} images that are not in {folder}: {_listed(missing)}"
         if unnamed := [name for key, name in files.items() if key not in named]:
@@ -131,13 +134,10 @@ def _failure(path: Path) -> str | None:
     return None
 
 
-def _unloadable(source: Source, root: Path) -> list[str]:
-    """Return why the data set's own loader, where there is one, refuses it."""
-    loader = DATASETS.get(source.name)
-    if loader is None or "root" not in inspect.signature(loader).parameters:
-        return []
+def _unloadable(published: PublishedSet, root: Path) -> list[str]:
+    """Return why the data set's own loader refuses it."""
     try:
-        loader("test", root=root)
+        DATASETS[published.name]("test", root=root)
     except UserError as error:
         return [str(error)]
     return []

@@ -28,10 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
     verify = commands.add_parser("verify", help="check counts, tables and images; exits with 1 if one is wrong")
     prepare = commands.add_parser("prepare", help="make a data set's images, or resized copies, before the first run")
     for command in (fetch, verify, prepare):
-        command.add_argument(
-            "name", metavar="NAME", help="koniq, kadid, spaq, nips2017, livec or agiqa3k; to prepare also mini"
-        )
-        command.add_argument("--root", type=Path, help="its folder; default $CERTIQA_DATA/NAME")
+        # not a list of them: it would take the seconds in which torch is imported
+        command.add_argument("name", metavar="NAME", help="what data= calls it, e.g. koniq; to prepare also mini")
+        command.add_argument("--root", type=Path, help="its folder; default the one in $CERTIQA_DATA")
     fetch.add_argument("--parts", nargs="*", default=[], metavar="PART", help="default: all that are not optional")
     fetch.add_argument("--keep", action="store_true", help="keep the archives in the cache")
     verify.add_argument("--all", action="store_true", help="decode every image instead of a sample")
@@ -56,29 +55,26 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fetch(name: str, root: Path | None, parts: list[str], *, keep: bool) -> None:
-    from certiqa.data.fetching import fetch_source
-    from certiqa.data.sources import source_of
+    from certiqa.data.fetching import fetch_dataset
+    from certiqa.data.registry import published_set
 
-    source = source_of(name)
-    if not source.parts:
-        raise UserError(source.advice())
-    folder = source.root(root, must_exist=False)
-    for line in fetch_source(source, folder, parts, keep=keep):
+    published = published_set(name)
+    for line in fetch_dataset(published, root, parts, keep=keep):
         print(line)
-    print(f"{source.title} is in {folder}; check it with: certiqa-data verify {name}")
+    print(f"{published.title} is in {published.destination(root)}; check it with: certiqa-data verify {name}")
 
 
 def _verify(name: str, root: Path | None, *, all_images: bool) -> None:
-    from certiqa.data.sources import source_of
-    from certiqa.data.verifying import images_of, verify_source
+    from certiqa.data.registry import published_set
+    from certiqa.data.verifying import images_of, verify_dataset
 
-    source = source_of(name)
-    folder = source.root(root)
-    faults = verify_source(source, folder, all_images=all_images)
+    published = published_set(name)
+    folder = published.find(root)
+    faults = verify_dataset(published, folder, all_images=all_images)
     if faults:
-        raise UserError("\n  ".join([f"{source.title} in '{folder}' is not as published:", *faults]))
-    counts = ", ".join(f"{len(paths)} in {group}" for group, paths in images_of(source, folder).items())
-    print(f"{source.title} in {folder} is as published: {counts}")
+        raise UserError("\n  ".join([f"{published.title} in '{folder}' is not as published:", *faults]))
+    counts = ", ".join(f"{len(paths)} in {group}" for group, paths in images_of(published, folder).items())
+    print(f"{published.title} in {folder} is as published: {counts}")
 
 
 def _prepare(name: str, root: Path | None, resize: int, resize_filter: str) -> None:
@@ -87,15 +83,15 @@ def _prepare(name: str, root: Path | None, resize: int, resize_filter: str) -> N
 
         print(prepare_mini())
         return
+    from certiqa.data.registry import published_set
     from certiqa.data.shrunk import copies_folder, prepare_shrunk
-    from certiqa.data.sources import source_of
     from certiqa.data.verifying import images_of
 
-    source = source_of(name)
-    folder = source.root(root)
-    paths = [path for group in images_of(source, folder).values() for path in group]
+    published = published_set(name)
+    folder = published.find(root)
+    paths = [path for group in images_of(published, folder).values() for path in group]
     if not paths:
-        raise UserError(f"no images of {source.title} in '{folder}'. {source.advice()}")
+        raise UserError(f"no images of {published.title} in '{folder}'. {published.advice()}")
     failures = prepare_shrunk(paths, copies_folder(), resize, resize_filter)
     print(f"{len(paths) - len(failures)} images prepared in {copies_folder()}")
     print(f"used with: data={name} data.resize={resize} data.resize_filter={resize_filter}")

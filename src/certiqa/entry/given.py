@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from certiqa.data.roots import list_images, tables_in
+from certiqa.data.listing import list_images, tables_in
 from certiqa.entry.identity import flat_identity
 from certiqa.errors import UserError
 from certiqa.storage.files import sha256

@@ -18,7 +18,7 @@ from rich.table import Table
 from certiqa.console import plain_console
 from certiqa.data.datamodule import QualityDataModule
 from certiqa.data.images import ImageDataset
-from certiqa.data.sources import SOURCES
+from certiqa.data.registry import PUBLISHED
 from certiqa.entry.admission import take
 from certiqa.entry.build import build, build_trainer, chosen_device
 from certiqa.entry.clock import Clock
@@ -197,10 +197,8 @@ def print_figures(found: dict[str, Any], console: Console) -> None:
 
 def card(found: dict[str, Any], facts: TrainedFacts, data: QualityDataModule) -> str:
     """Return the model card in Markdown."""
-    licences = [
-        f"{name}: {SOURCES[name].licence if name in SOURCES else 'that of the images themselves'}"
-        for name in found["sets"]
-    ]
+    known = {name: f"{published.licence} ({published.page})" for name, published in PUBLISHED.items()}
+    licences = [f"{name}: {known.get(name, 'that of the images themselves')}" for name in found["sets"]]
     tuning = (
         f"fine-tuned for {found['steps']} steps, the best by SROCC on validation images kept "
         f"({found['val_srocc_head']:.3f} before, {found['val_srocc']:.3f} after)"
