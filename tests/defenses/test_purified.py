@@ -74,7 +74,9 @@ def test_a_crop_that_is_not_square_needs_each_of_its_own_sides(curved_metric):
     assert halved(smooth_images(height=60, width=80), image_ids=["a", "b"]).shape == (2,)
     assert (halved.min_sides, MedianSmoothing(metric, 0.1, before=Resize(scale=0.5)).min_sides) == ((60, 80),) * 2
     for small in (RandomCrop([30, 39]), Resize([29, 40])):
-        with pytest.raises(UserError, match="is too small for metric 'random_crop', .* 30x40"):
+        with pytest.raises(
+            UserError, match=f"metric 'random_crop' is too small: .* 30x40 .*let {small.name} keep more"
+        ):
             PurifiedMetric(metric, small)
     with pytest.raises(UserError, match="what reaches metric 'random_crop' is too small: .* 30x40"):
         MedianSmoothing(metric, 0.1, before=LipschitzSteps([Resize([29, 40]), Flip()]))

@@ -258,9 +258,11 @@ def test_the_scale_of_upscale_may_not_be_null():
 
 def test_images_that_become_too_small_are_refused(curved_metric, make):
     curved_metric.min_size = 20
-    with pytest.raises(UserError, match="what leaves random_crop is too small for metric 'curved', .*20x20"):
+    with pytest.raises(
+        UserError, match="what reaches metric 'curved' is too small: .*20x20 .*let random_crop keep more"
+    ):
         PurifiedMetric(curved_metric, make("random_crop", size=16))
-    with pytest.raises(UserError, match="what leaves resize is too small"):
+    with pytest.raises(UserError, match="is too small: .*let resize keep more"):
         PurifiedMetric(curved_metric, make("resize", size=16))
     halved = PurifiedMetric(curved_metric, make("resize", scale=0.3))
     assert halved.min_size == 67

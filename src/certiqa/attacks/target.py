@@ -273,7 +273,7 @@ def published_draws(metric: QualityMetric, through: str = "mean") -> int:
     """
     if not metric.is_random:
         return 1
-    return int(getattr(metric, "num_samples", 1 if through == "median" else UNPUBLISHED_DRAWS))
+    return metric.num_samples or (1 if through == "median" else UNPUBLISHED_DRAWS)
 
 
 def check_targets(targets: Tensor, count: int) -> None:

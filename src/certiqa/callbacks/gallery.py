@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from certiqa.defenses import MedianSmoothing, purified_images
 from certiqa.evaluation.failing import one_by_one
 from certiqa.evaluation.gallery import read_gallery, write_gallery
 from certiqa.evaluation.records import plain
@@ -80,16 +79,8 @@ def _panels(module: DefenseModule, image: Tensor, name: str) -> list[tuple[str, 
 
     A picture on which the metric raises, or scores no number, has no score.
     """
-    images = [("clean", image)]
-    defense = module.defense
-    if isinstance(defense, MedianSmoothing):
-        noisy = defense.noisy(image, [name], [0], defense.seed, "score")
-        images.append(("noisy", noisy.clamp(0, 1)))
-        if defense.denoiser is not None:
-            images.append(("denoised", defense.denoise(noisy).clamp(0, 1)))
-    purified = purified_images(defense, image, [name])
-    if purified is not None:
-        images.append(("purified", purified.clamp(0, 1)))
+    stages = module.defense.stages(image, [name])
+    images = [("clean", image), *((label, picture.clamp(0, 1)) for label, picture in stages.items())]
     found = one_by_one(lambda rows: [(row, module.base_metric(images[row][1])[0]) for row in rows], range(len(images)))
     scores = [plain(float(score)) if isinstance(score, Tensor) else None for _, score in found]
     return [(label, picture, score) for (label, picture), score in zip(images, scores, strict=True)]

@@ -1,6 +1,6 @@
 """Defenses: each wraps a metric and is a metric again."""
 
-from certiqa.defenses.base import no_defense, reported_scores, undefended
+from certiqa.defenses.base import Defense, no_defense, reported_scores, undefended
 from certiqa.defenses.chain import build_chain
 from certiqa.defenses.ensemble import PurifierEnsemble
 from certiqa.defenses.linear import Flip, GaussianBlur, LinearOperator, LinearStep, Resize, Upscale
@@ -30,6 +30,7 @@ __all__ = [
     "WITH_WEIGHTS",
     "Bilateral",
     "ColorQuantization",
+    "Defense",
     "DiffJpeg",
     "Flip",
     "GaussianBlur",

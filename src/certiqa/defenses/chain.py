@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from annotated_types import Len
 from torch import nn
 
+from certiqa.defenses.base import Defense
 from certiqa.defenses.purified import LipschitzSteps, PurifiedMetric, Purifier
 from certiqa.defenses.purifiers.registry import PURIFIERS, WITH_WEIGHTS, check_step_names, load_step, options_by_step
-from certiqa.defenses.smoothing import MedianSmoothing
 from certiqa.errors import UserError, suggest
 from certiqa.metrics.base import QualityMetric, as_metric
 from certiqa.options import Choices, Node, Seed
@@ -84,8 +84,8 @@ def build_chain(
         return defended
     before = LipschitzSteps(chosen[:split]) if split else None
     extra = {} if denoiser is None else {"denoiser": denoiser}
-    defense = chosen[split](defended, before=before, name=name, **extra)
-    assert isinstance(defense, MedianSmoothing)
+    defense: Defense = chosen[split](defended, before=before, name=name, **extra)
+    assert defense.certifiable
     return defense
 
 

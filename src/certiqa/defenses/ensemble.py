@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
+from certiqa.defenses.base import Defense
 from certiqa.defenses.purified import PurifiedMetric, Purifier
 from certiqa.defenses.purifiers.registry import check_step_names, load_step, options_by_step
 from certiqa.defenses.smoothing import sample_median
 from certiqa.errors import UserError
-from certiqa.metrics.base import QualityMetric, as_metric
+from certiqa.metrics.base import as_metric
 from certiqa.options import Choices, PositiveInt, Seed
 from certiqa.signatures import hands_on
 
 
 @hands_on(options_by_step)
-class PurifierEnsemble(QualityMetric):
+class PurifierEnsemble(Defense):
     """A metric whose score is the median of the scores behind several purifiers; it has no certificate.
 
     Args:
@@ -34,6 +35,10 @@ class PurifierEnsemble(QualityMetric):
         UserError: no member, an unknown purifier or option, or options of a name that is no purifier's.
     """
 
+    kind = "ensemble"
+    members: tuple[PurifiedMetric, ...]
+    purifiers: nn.ModuleList
+
     def __init__(
         self,
         metric: nn.Module,
@@ -45,41 +50,29 @@ class PurifierEnsemble(QualityMetric):
         name: str = "ensemble",
         **options: Mapping[str, Any] | None,
     ) -> None:
-        super().__init__()
         if not purifiers or draws < 1:
             raise UserError(
                 f"an ensemble needs at least one purifier and one draw, got purifiers={list(purifiers)} and "
                 f"draws={draws}"
             )
         check_step_names(options, ())
-        self.metric = as_metric(metric)
+        inner = as_metric(metric)
         members: list[PurifiedMetric] = []
         for given in purifiers:
             purifier = load_step(given, options.get(given), metric) if isinstance(given, str) else given
             for _ in range(draws if purifier.is_random else 1):
-                members.append(PurifiedMetric(self.metric, purifier, backward=backward, seed=seed, place=len(members)))
-        # a tuple, so that the metric that they share is registered once
-        self.members = tuple(members)
-        self.purifiers = nn.ModuleList({id(member.purifier): member.purifier for member in members}.values())
-        self.name = name
-        inner = self.metric
-        self.score_range, self.hard_bounds, self.lower_better = inner.score_range, inner.hard_bounds, inner.lower_better
-        self.weights_source = inner.weights_source
-        self.min_size = max(self.min_sides)
+                members.append(PurifiedMetric(inner, purifier, backward=backward, seed=seed, place=len(members)))
+        own = nn.ModuleList({id(member.purifier): member.purifier for member in members}.values())
+        # members are a tuple, so that the metric that they share is registered once
+        super().__init__(inner, name, members=tuple(members), purifiers=own)
         self.is_random = any(member.is_random for member in members)
         self.thread_safe = all(member.thread_safe for member in members)
-        self.requires_grad_(False)
-        self.eval()
 
     @property
     def min_sides(self) -> tuple[int, int]:
         """What the members need, on each side the largest."""
         heights, widths = zip(*(member.min_sides for member in self.members), strict=True)
         return max(heights), max(widths)
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode."""
-        return super().train(False)
 
     def forward(
         self,

@@ -6,15 +6,16 @@ A purifier is adaptive ground: an attack's gradient flows through it, or through
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from certiqa.defenses.base import Defense, undefended
 from certiqa.defenses.noise import hashed
 from certiqa.errors import UserError
-from certiqa.metrics.base import QualityMetric, as_metric, at_least_float32
+from certiqa.metrics.base import at_least_float32
 from certiqa.options import Choices, Count, Seed
 
 BACKWARDS = ("native", "identity", "none")
@@ -61,6 +62,11 @@ class Purifier(nn.Module):
         A side is 0 where no image's is enough.
         """
         return max(self.min_size, needed[0]), max(self.min_size, needed[1])
+
+    @property
+    def trained_network(self) -> nn.Module | None:
+        """The network that a training changes: the module called ``network``, None where there is none."""
+        return self._modules.get("network")
 
     def lipschitz(self, size: Sequence[int]) -> float | None:
         """Return a proven upper bound on its l2 Lipschitz constant for images of ``size``, None where none is known."""
@@ -145,7 +151,7 @@ def check_before_noise(step: nn.Module) -> None:
         )
 
 
-class PurifiedMetric(QualityMetric):
+class PurifiedMetric(Defense):
     """A metric behind a purifier.
 
     Args:
@@ -162,6 +168,8 @@ class PurifiedMetric(QualityMetric):
         UserError: an unknown backward, or images that would be too small for the metric whatever comes in.
     """
 
+    purifier: Purifier
+
     def __init__(
         self,
         metric: nn.Module,
@@ -172,39 +180,31 @@ class PurifiedMetric(QualityMetric):
         place: Count = 0,
         name: str | None = None,
     ) -> None:
-        super().__init__()
-        self.metric = as_metric(metric)
-        self.purifier = purifier
         backward = backward or ("native" if purifier.differentiable else "identity")
         if backward not in BACKWARDS:
             raise UserError(f"defense.backward must be one of {', '.join(BACKWARDS)}, got '{backward}'")
+        super().__init__(metric, name or purifier.name, purifier=purifier)
+        self.kind = purifier.name
         self.backward = backward
         self.seed = int(seed)
         self.place = int(place)
-        self.name = name or purifier.name
-        inner = self.metric
-        self.score_range, self.hard_bounds, self.lower_better = inner.score_range, inner.hard_bounds, inner.lower_better
-        self.weights_source = inner.weights_source
-        if 0 in self.min_sides:
-            height, width = inner.min_sides
-            raise UserError(
-                f"what leaves {purifier.name} is too small for metric '{inner.name}', which needs images of at least "
-                f"{height}x{width} pixels; let {purifier.name} keep more"
-            )
-        self.min_size = max(self.min_sides)
-        self.is_random = purifier.is_random or inner.is_random
-        self.thread_safe = purifier.thread_safe and inner.thread_safe
-        self.requires_grad_(False)
-        self.eval()
+        self.is_random |= purifier.is_random
+        self.thread_safe = purifier.thread_safe and self.metric.thread_safe
+
+    @property
+    def purified_by(self) -> Purifier:
+        """The purifier."""
+        return self.purifier
+
+    @property
+    def trained_network(self) -> nn.Module | None:
+        """The purifier's network."""
+        return self.purifier.trained_network
 
     @property
     def min_sides(self) -> tuple[int, int]:
         """What the purifier needs to leave the metric enough."""
         return self.purifier.least_size(self.metric.min_sides)
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode."""
-        return super().train(False)
 
     def purify(
         self, images: Tensor, image_ids: Sequence[str] | None = None, generator: torch.Generator | None = None
@@ -245,6 +245,11 @@ class PurifiedMetric(QualityMetric):
         purified = self.purify(images, image_ids, generator)
         return self.metric(purified, image_ids=image_ids, generator=generator)
 
+    def stages(self, images: Tensor, image_ids: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Return the purified images, where only purifiers stand before the metric."""
+        purified = purified_images(self, images, image_ids)
+        return {} if purified is None else {"purified": purified}
+
     def stops_gradient(self) -> str | None:
         """Return the purifier's name where it lets no gradient through."""
         stopped = self.backward == "none" or (self.backward == "native" and not self.purifier.differentiable)
@@ -257,7 +262,7 @@ def purified_images(defense: nn.Module, images: Tensor, image_ids: Sequence[str]
         return None
     while isinstance(defense, PurifiedMetric):
         images, defense = defense.purify(images, image_ids), defense.metric
-    return None if isinstance(getattr(defense, "metric", None), nn.Module) else images
+    return images if undefended(defense) is defense else None
 
 
 def _key(seed: int, place: int, image_id: str) -> int:

@@ -9,24 +9,25 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
+from certiqa.defenses.base import Defense
 from certiqa.defenses.engine import BatchSize, DrawEngine, Pair, Take, cpu_batch
 from certiqa.defenses.noise import fill_noise, noise_key
 from certiqa.defenses.precision import full_float32, keep_heads_in_fp32
 from certiqa.defenses.purified import LipschitzSteps, Purifier
 from certiqa.denoisers.checkpoints import check_sigma
 from certiqa.errors import UserError
-from certiqa.metrics.base import QualityMetric, as_floats_of, as_metric
+from certiqa.metrics.base import as_floats_of
 from certiqa.options import Budget, Choices, PositiveInt, Seed
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class MedianSmoothing(QualityMetric):
+class MedianSmoothing(Defense):
     """A metric whose score is the median over draws of ``metric(denoiser(clip(x + sigma * z)))``.
 
     x + sigma * z is formed in float32; all that follows is the base function and leaves the certificate of
@@ -53,7 +54,12 @@ class MedianSmoothing(QualityMetric):
         name: what tables call it.
     """
 
+    kind = "ms"
     is_random = True
+    certifiable = True
+    denoiser: nn.Module | None
+    before: LipschitzSteps | None
+    num_samples: int
 
     def __init__(
         self,
@@ -71,7 +77,6 @@ class MedianSmoothing(QualityMetric):
         compile: bool = False,
         name: str | None = None,
     ) -> None:
-        super().__init__()
         if not sigma > 0:
             raise UserError(f"sigma must be positive, in [0, 1] pixel units (e.g. 0.12), got {sigma}")
         if num_samples < 1 or num_samples % 1 or (batch_size is not None and batch_size < 1):
@@ -83,13 +88,12 @@ class MedianSmoothing(QualityMetric):
         if precision not in PRECISIONS:
             raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got '{precision}'")
         before = None if before is None else LipschitzSteps([before])
-        self.metric = as_metric(metric)
-        self.before = before
+        if denoiser is not None:
+            check_sigma(denoiser, float(sigma))
+        name = name or ("dms" if denoiser is not None else "ms")
+        super().__init__(metric, name, before=before, denoiser=denoiser)
         self.sigma = float(sigma)
         self.num_samples = int(num_samples)
-        if denoiser is not None:
-            check_sigma(denoiser, self.sigma)
-        self.denoiser = denoiser
         self.clip = clip
         self.seed = int(seed)
         self.batch_size = batch_size
@@ -100,24 +104,15 @@ class MedianSmoothing(QualityMetric):
         self._compiled: Callable[[Tensor], Tensor] | None = None
         if precision != "fp32":
             keep_heads_in_fp32(self.metric)
-        self.name = name or ("dms" if denoiser is not None else "ms")
-        self.score_range = self.metric.score_range
-        self.hard_bounds = self.metric.hard_bounds
-        self.lower_better = self.metric.lower_better
-        if 0 in self.min_sides:
-            height, width = self.metric.min_sides
-            raise UserError(
-                f"what reaches metric '{self.metric.name}' is too small: it needs images of at least "
-                f"{height}x{width} pixels; let the step before the noise keep more"
-            )
-        self.min_size = max(self.min_sides)
-        self.weights_source = self.metric.weights_source
-        self.requires_grad_(False)
-        self.eval()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is copied and pickled: not the compiled function, which holds the weights of this very object."""
         return {**self.__dict__, "_compiled": None}
+
+    @property
+    def trained_network(self) -> nn.Module | None:
+        """The denoiser."""
+        return self.denoiser
 
     @property
     def min_sides(self) -> tuple[int, int]:
@@ -134,10 +129,6 @@ class MedianSmoothing(QualityMetric):
             return images.float()
         with full_float32(images.device):  # its constant is of the map as it is, not of a rounded one
             return self.before(images.float())
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode: a denoiser is trained by the training module, and frozen inside a defense."""
-        return super().train(False)
 
     def base_function(
         self,
@@ -174,6 +165,11 @@ class MedianSmoothing(QualityMetric):
         noise = torch.empty(images.shape, dtype=torch.float32, device=images.device)
         keys = (noise_key(seed, stream, name, draw) for name, draw in zip(image_ids, draws, strict=True))
         return images + self.sigma * fill_noise(noise, keys)
+
+    def stages(self, images: Tensor, image_ids: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Return the first draw's noisy images, and what the denoiser makes of them where there is one."""
+        noisy = self.noisy(images, self._ids(images, image_ids), [0] * len(images), self.seed, "score")
+        return {"noisy": noisy} | ({} if self.denoiser is None else {"denoised": self.denoise(noisy)})
 
     def sample_scores(
         self,
@@ -303,10 +299,6 @@ class MedianSmoothing(QualityMetric):
         for draw in range(first, first + draws):
             total = total + self._score_pairs(images, ids, [(row, draw) for row in range(len(ids))], seed, "attack")
         return total / draws
-
-    def stops_gradient(self) -> str | None:
-        """Return the step of the metric inside that lets no gradient through."""
-        return self.metric.stops_gradient()
 
     def _score_pairs(self, images: Tensor, ids: Sequence[str], pairs: Sequence[Pair], seed: int, stream: str) -> Tensor:
         """Return the scores of (row, draw) pairs, with gradients."""

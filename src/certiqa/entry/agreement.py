@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from omegaconf import DictConfig
-from torch import nn
 
 from certiqa.data.datamodule import QualityDataModule
-from certiqa.defenses import MedianSmoothing, PurifiedMetric, PurifierEnsemble
+from certiqa.defenses import Defense, undefended
 from certiqa.defenses.purifiers.registry import PURIFIERS, WITH_WEIGHTS
 from certiqa.denoisers import name_of
 from certiqa.descriptions import shown
@@ -92,12 +91,12 @@ def check_built(config: DictConfig, defense: QualityMetric, objective: Denoising
                 f"which is what defense={SMOOTHED['mse_ranking' if through else 'mse']} does; choose that defense, or "
                 "change objective.ranking_weight, objective.target_weight and objective.mse_share"
             )
-    denoiser = getattr(defense, "denoiser", None)
-    said = getattr(denoiser, "trained_objective", None) if objective is None else None
+    network = defense.trained_network
+    said = getattr(network, "trained_objective", None) if objective is None else None
     if said is not None and wanted != "none" and said != wanted:
         better = f"choose defense={SMOOTHED[said]}" if said in SMOOTHED else "choose the defense of that objective"
         raise UserError(
-            f"the denoiser's weights {getattr(denoiser, 'weights_source', '')} were trained with objective={said}, but "
+            f"the denoiser's weights {getattr(network, 'weights_source', '')} were trained with objective={said}, but "
             f"defense={name} stands for {wanted}; {better}, or other denoiser.weights"
         )
     found = kind_of(config, defense)
@@ -112,13 +111,11 @@ def kind_of(config: DictConfig, defense: QualityMetric) -> str | None:
     """Return which of certiqa's defenses this is; None for any other."""
     if str(config.defense.get("_target_")).endswith(".build_chain"):
         return "chain"
-    if isinstance(defense, MedianSmoothing):
-        return SMOOTHED.get(config.trains_with) if defense.denoiser is not None else "ms"
-    if isinstance(defense, PurifiedMetric):
-        return defense.purifier.name
-    if isinstance(defense, PurifierEnsemble):
-        return "ensemble"
-    return None if isinstance(getattr(defense, "metric", None), nn.Module) else "none"
+    if undefended(defense) is defense:
+        return "none"
+    if defense.certifiable and defense.trained_network is not None:
+        return SMOOTHED.get(config.trains_with)
+    return defense.kind if isinstance(defense, Defense) else None
 
 
 def notes_on_metric(metric: QualityMetric, data: QualityDataModule) -> list[str]:
@@ -150,9 +147,9 @@ def trained_parts(
     config: DictConfig, defense: QualityMetric, metric: QualityMetric, data: QualityDataModule
 ) -> dict[str, Any]:
     """Return what summary and report say of what was trained: architecture, weights, objective, and for whom."""
-    denoiser = getattr(defense, "denoiser", None)
-    network = denoiser if denoiser is not None else getattr(defense, "purifier", None)
-    through = getattr(network, "trained_through", None)
+    part = defense.purified_by or defense.trained_network
+    denoiser = part if defense.purified_by is None else None
+    through = getattr(part, "trained_through", None)
     stated = config.objective.get("name") if config.objective else None
     notes = notes_on_metric(metric, data)
     if through is not None and through != metric.name:
@@ -163,7 +160,7 @@ def trained_parts(
     return {
         "denoiser": None if denoiser is None else name_of(denoiser),
         "objective": stated or getattr(denoiser, "trained_objective", None),
-        "network_weights": getattr(network, "weights_source", None),
+        "network_weights": getattr(part, "weights_source", None),
         "trained_through": through,
         "notes": notes,
     }

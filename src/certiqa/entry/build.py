@@ -22,7 +22,7 @@ from certiqa.attacks import Attack
 from certiqa.attacks.suite import members
 from certiqa.callbacks import Certification, DurableCheckpointIO
 from certiqa.data.datamodule import QualityDataModule
-from certiqa.defenses import MedianSmoothing, PurifiedMetric, undefended
+from certiqa.defenses import undefended
 from certiqa.defenses.purifiers.diffusion import Diffpure
 from certiqa.defenses.purifiers.fcn import UNTRAINED
 from certiqa.denoisers import shipped_denoisers
@@ -167,7 +167,7 @@ def purifier_weights(config: DictConfig, *, trained: bool) -> dict[str, str | No
 
 def build_corruption(config: DictConfig, defense: QualityMetric) -> Corruption | None:
     """Build what a purifier is trained on: attacks, or diffusion; None where the defense is a smoothing."""
-    purifier = defense.purifier if isinstance(defense, PurifiedMetric) else None
+    purifier = defense.purified_by
     if purifier is None:
         return None
     if isinstance(purifier, Diffpure):
@@ -219,7 +219,7 @@ def build_callbacks(config: DictConfig, defense: QualityMetric, data: QualityDat
 
     A certificate that n draws cannot give is refused here, before any work.
     """
-    unused = {"records" if isinstance(defense, MedianSmoothing) else "certification"}
+    unused = {"records" if defense.certifiable else "certification"}
     attack = build_attack(config)
     if attack is None:
         unused.add("attacks")

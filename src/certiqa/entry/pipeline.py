@@ -24,7 +24,7 @@ from certiqa.certification import require_certifiable
 from certiqa.certification.planning import plan_certification
 from certiqa.console import plain_console
 from certiqa.data.datamodule import QualityDataModule
-from certiqa.defenses import MedianSmoothing, undefended
+from certiqa.defenses import undefended
 from certiqa.entry.admission import refuse_other_run, take
 from certiqa.entry.agreement import check_built, check_options, trained_parts
 from certiqa.entry.build import (
@@ -284,7 +284,7 @@ def train(
 
 def describe(config: DictConfig, defense: QualityMetric, data: QualityDataModule) -> dict[str, Any]:
     """Return the facts of a run that are known before it starts."""
-    smooth = defense if isinstance(defense, MedianSmoothing) else None
+    smooth = defense if defense.certifiable else None
     metric = undefended(defense)
     return {
         "task": config.task,
@@ -329,7 +329,7 @@ def finish(
     radius = recorder.radius if isinstance(recorder, Certification) else None
     scale = tuple(facts["mos_range"]) if facts["mos_range"] else None
     summary = facts | summarise(table, defense, radius, mos_range=scale, mos_lower_better=facts["mos_lower_better"])
-    summary["batch_sizes"] = defense.batch_sizes_used if isinstance(defense, MedianSmoothing) else []
+    summary["batch_sizes"] = defense.batch_sizes_used if defense.certifiable else []
     write_summary(folder, summary)
     try:
         write_report(folder)

@@ -13,7 +13,7 @@ from certiqa.training import DefenseModule
 
 def keep_weights(module: DefenseModule, folder: Path, notes: dict[str, str]) -> None:
     """Write what was trained: a denoiser's or colour filter's safetensors, or a diffusers folder."""
-    purifier = getattr(module.defense, "purifier", None)
+    purifier = module.defense.purified_by
     if isinstance(purifier, Diffpure):
         purifier.save(folder / "diffusion")
     elif isinstance(module.denoiser, ColourFilter):

@@ -18,6 +18,9 @@ LARGEST_PIXEL = 16.0  # an image in [0, 1] with noise stays far below, one in 0 
 class QualityMetric(nn.Module):
     """Anything that scores images: a base metric, or a metric with a defense around it.
 
+    What a defense has, a base metric has none of: ``trained_network``, ``purified_by``, ``stages``, a certificate. So
+    whoever is given a metric asks it, and need not know what it is.
+
     Attributes:
         name: what tables call it.
         score_range: nominal range (low, high) in native units, finite, the "range" of every share-of-range figure;
@@ -27,6 +30,8 @@ class QualityMetric(nn.Module):
         min_size: smallest side in pixels of a square image that it accepts; see ``min_sides``.
         is_random: whether ``forward`` draws random numbers; then they are seedable per image and
             independent of the rest of the batch.
+        num_samples: draws behind one score of a random metric; None where a score is a single draw.
+        certifiable: whether ``certiqa.certification.certify`` takes it.
         thread_safe: whether several threads may call ``forward`` at once, each with its own images; then draws are
             scored by one thread per core. False where hooks or attributes carry anything from one line to the next.
         keeps_contract: whether this project's own tests hold it to the contract; others are checked before a run.
@@ -40,6 +45,8 @@ class QualityMetric(nn.Module):
     hard_bounds: Range | None = None
     min_size: int = 1
     is_random: bool = False
+    num_samples: int | None = None
+    certifiable: bool = False
     thread_safe: bool = False
     keeps_contract: bool = False
     weights_source: str | None = None
@@ -86,6 +93,20 @@ class QualityMetric(nn.Module):
 
     def stops_gradient(self) -> str | None:
         """Return the name of the step that lets no gradient through, None where there is none known."""
+        return None
+
+    def stages(self, images: Tensor, image_ids: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Return what a defense makes of images ``(N, 3, H, W)``, by name in order; empty where that is no picture."""
+        return {}
+
+    @property
+    def trained_network(self) -> nn.Module | None:
+        """The network that a training changes, None where there is nothing to train."""
+        return None
+
+    @property
+    def purified_by(self) -> nn.Module | None:
+        """The ``certiqa.defenses.Purifier`` that images pass first, None where there is none or are several."""
         return None
 
     @property

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from certiqa.defenses import MedianSmoothing, PurifiedMetric, noise_key, reported_scores, undefended
+from certiqa.defenses import MedianSmoothing, noise_key, reported_scores, undefended
 from certiqa.errors import UserError
 from certiqa.evaluation.failing import one_by_one
 from certiqa.metrics import QualityMetric
@@ -68,17 +68,18 @@ class DefenseModule(pl.LightningModule):
         if corruption is not None:
             self._check_corruption(objective, corruption)
             return
-        if not isinstance(defense, MedianSmoothing) or defense.denoiser is None:
+        smooth = self._smoothing
+        if smooth is None or smooth.denoiser is None:
             raise UserError(f"objective={objective.name} trains a denoiser, but defense '{defense.name}' has none")
-        levels = [sigma if sigma is not None else defense.sigma] if not isinstance(sigma, Sequence) else list(sigma)
+        levels = [sigma if sigma is not None else smooth.sigma] if not isinstance(sigma, Sequence) else list(sigma)
         self.sigma_range = (float(levels[0]), float(levels[-1]))
         if len(levels) > 2 or not 0 < self.sigma_range[0] <= self.sigma_range[1]:
             raise UserError(f"training.sigma must be a positive level or a range [low, high], got {sigma}")
-        self.corruption = GaussianNoise(defense, self.sigma_range, seed)
+        self.corruption = GaussianNoise(smooth, self.sigma_range, seed)
 
     def _check_corruption(self, objective: DenoisingObjective, corruption: Corruption) -> None:
         """Refuse to train a purifier that has no network, or a network that gives no image for its score."""
-        if not isinstance(getattr(getattr(self.defense, "purifier", None), "network", None), nn.Module):
+        if self.defense.purified_by is None or self.defense.trained_network is None:
             raise UserError(f"objective={objective.name} trains a network, but defense '{self.defense.name}' has none")
         if objective.needs_metric and not corruption.restores:
             raise UserError(
@@ -89,10 +90,14 @@ class DefenseModule(pl.LightningModule):
     @property
     def denoiser(self) -> nn.Module:
         """The network under training, of a smoothing or of a purifier."""
-        purifier = getattr(self.defense, "purifier", None)
-        denoiser = getattr(self.defense, "denoiser", None) or getattr(purifier, "network", None)
-        assert isinstance(denoiser, nn.Module)
-        return denoiser
+        network = self.defense.trained_network
+        assert network is not None
+        return network
+
+    @property
+    def _smoothing(self) -> MedianSmoothing | None:
+        """The defense where it is a median smoothing, whose noise is what its denoiser is trained and tested on."""
+        return self.defense if isinstance(self.defense, MedianSmoothing) else None
 
     @property
     def _train_set(self) -> Any:
@@ -188,7 +193,7 @@ class DefenseModule(pl.LightningModule):
     def _prepared(self, batch: dict[str, Any]) -> Tensor:
         """Return the clean images as the noise meets them, after a linear step if there is one."""
         images: Tensor = batch["image"]
-        return self.defense.prepared(images) if isinstance(self.defense, MedianSmoothing) else images
+        return self._smoothing.prepared(images) if self._smoothing else images
 
     @torch.no_grad()
     def _scores_of_clean(self, batch: dict[str, Any]) -> Tensor:
@@ -213,7 +218,7 @@ class DefenseModule(pl.LightningModule):
         images, ids = batch["image"], batch["image_id"]
         if not ids:
             return {"score_clean": images.new_empty(0)}  # none of the batch's images could be read
-        if isinstance(self.defense, PurifiedMetric) and self.corruption is not None:
+        if self.defense.purified_by is not None and self.corruption is not None:
             inputs, wanted = self.corruption.pair(images, ids, [0] * len(ids), whole=True)
             output = self.denoiser(*inputs)
             values = {"val/mse": F.mse_loss(output, wanted)}
@@ -221,9 +226,10 @@ class DefenseModule(pl.LightningModule):
                 values["val/psnr"] = -10 * torch.log10(F.mse_loss(output.clamp(0, 1), wanted))
                 values["val/psnr_unpurified"] = -10 * torch.log10(F.mse_loss(inputs[0], wanted))
             self.log_dict(values, prog_bar=True, batch_size=len(ids), sync_dist=True)
-        if isinstance(self.defense, MedianSmoothing) and self.defense.denoiser is not None:
-            noisy = self.defense.noisy(images, ids, [0] * len(ids), self.seed, "validate")
-            error = F.mse_loss(self.defense.denoise(noisy), self._prepared(batch))
+        smooth = self._smoothing
+        if smooth is not None and smooth.denoiser is not None:
+            noisy = smooth.noisy(images, ids, [0] * len(ids), self.seed, "validate")
+            error = F.mse_loss(smooth.denoise(noisy), self._prepared(batch))
             self.log("val/psnr", -10 * torch.log10(error), prog_bar=True, batch_size=len(ids), sync_dist=True)
         return self._undefended(images)
 
