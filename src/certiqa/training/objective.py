@@ -44,7 +44,7 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
 
 @dataclass
 class DenoisingObjective:
-    """MSE to the clean image (DMS), plus a ranking and a target term through the frozen metric (DMS-IQA).
+    """MSE to the clean image (DMS), plus a target and a ranking term through the frozen metric (DMS-IQA).
 
     ``loss = mse_weight * |D(x_noisy) - x|^2 + ranking_weight * ranking(M(D(x_noisy)), MOS)
     + target_weight * target(M(D(x_noisy)), M(x))`` with scores and opinions normalised to [0, 1].
