@@ -108,6 +108,8 @@ TRAINED = (
     "defense=dms_iqa",
     "denoiser.channels=[8,8]",
     "objective.mse_share=0",
+    "objective.ranking_weight=0.05",
+    "objective.ranking=hinge",
     "objective.ranking_margin=0.5",
 )
 
