@@ -71,15 +71,13 @@ SPLITS: dict[str, tuple[str, ...]] = {
 LISTS = {**{name: name for name in SPLITS}, "quick_validation": "validation", "quick": "test"}
 GUISE = "guise"
 """With a number, the list of the training images in one more guise."""
+Cell = tuple[str, int, int, int]
+"""Photograph, type id, level and guise of an image; guise 0 is the photograph as it is."""
 
 
 def split_of(photograph: str) -> str:
     """Return the split of a photograph by its name without suffix."""
     return next(split for split, names in SPLITS.items() if photograph in names)
-
-
-Cell = tuple[str, int, int, int]
-"""Photograph, type id, level and guise of an image; guise 0 is the photograph as it is."""
 
 
 def image_id(photograph: str, type_id: int, level: int, guise: int = 0) -> str:

@@ -32,7 +32,7 @@ class MedianSmoothing(Defense):
 
     x + sigma * z is formed in float32; all that follows is the base function and leaves the certificate of
     ``certiqa.certification.certify`` untouched. MS has no denoiser, DMS one trained with MSE, DMS-IQA one
-    trained with MSE and a ranking loss through the frozen metric.
+    trained with MSE and, through the frozen metric, to keep the order of its scores.
 
     Args:
         metric: the metric to defend; stays frozen.
